@@ -1,0 +1,71 @@
+//! The few facts about a pod that no runtime shows: what its worker is doing and what stands in the way.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::time::{Mono, Timestamp};
+
+/// A pod's life on this node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Life {
+    /// Known, not admitted yet.
+    #[default]
+    Pending,
+    Syncing,
+    /// Being stopped. `grace` only ever shrinks.
+    Terminating { cause: TerminationCause, grace: Duration, since: Mono },
+    /// Nothing runs; volumes and cgroup are being taken down.
+    Terminated,
+    /// Nothing is left on the node: the API object may be deleted.
+    Gone,
+    /// Refused by admission: nothing was ever started.
+    Rejected { reason: String, message: String },
+}
+
+/// Why a pod is stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TerminationCause {
+    /// deletionTimestamp, or the manifest is gone.
+    Deleted,
+    /// All containers ended and none is to be restarted.
+    Completed,
+    /// Phase Failed with this reason and message (DeadlineExceeded, Evicted, NodeShutdown, ...). `disruption` adds
+    /// condition DisruptionTarget=True with reason TerminationByKubelet.
+    Failed { reason: String, message: String, disruption: bool },
+    /// Running on the node, wanted by nobody.
+    Orphaned,
+}
+
+/// Why a container is not running though it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// One of `reason::*`.
+    pub reason: String,
+    pub message: String,
+}
+
+/// The step a pod is at, for people: shown in waiting messages and by `kubelet explain pod`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub doing: String,
+    pub since: Mono,
+    pub blocked_by: Option<String>,
+}
+
+/// What a pod worker tells the status rules.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WorkerReport {
+    pub life: Life,
+    /// status.startTime: when the pod was first seen here.
+    pub first_seen: Option<Timestamp>,
+    /// By container name.
+    pub waiting: BTreeMap<String, Waiting>,
+    /// Why there is no sandbox or volume yet (message of PodReadyToStartContainers, text for events).
+    pub blocked: Option<Waiting>,
+    pub step: Option<Step>,
+}
+
+impl WorkerReport {
+    pub fn waiting_for(&self, container: &str) -> Option<&Waiting> {
+        self.waiting.get(container)
+    }
+}
