@@ -1,0 +1,176 @@
+//! Builds the programs of the stack, once, from Go modules and Debian packages.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{Cache, process::run};
+
+pub const KUBERNETES: &str = "1.37.2";
+const CONTAINERD: &str = "v2.4.2";
+const RUNC: &str = "v1.5.2";
+const CNI: &str = "v1.9.1";
+const ETCD: &str = "v3.7.3";
+
+/// What the stack needs of Debian: image contents, the local registry, the second runtime, tools of the suites.
+const PACKAGES: &[&str] = &[
+    "busybox-static", "iptables", "socat", "conntrack", "libseccomp-dev", "pkg-config", "skopeo", "nginx-light",
+    "bind9-dnsutils", "netcat-openbsd", "docker-registry", "curl", "iproute2", "openssl", "ca-certificates", "gcc",
+    "libc6-dev", "kmod", "procps",
+];
+
+const KUBE_PROGRAMS: &[&str] =
+    &["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubeadm", "kubectl"];
+
+/// Builds what is missing and says what it does; nothing when all is there.
+pub fn stack(cache: &Cache) -> Result<()> {
+    fs::create_dir_all(cache.bin(""))?;
+    fs::create_dir_all(cache.cni())?;
+    step("Debian packages", has_packages(), install_packages)?;
+    let kube = KUBE_PROGRAMS.iter().chain(&["agnhost", "ginkgo", "e2e.test"]);
+    step("Kubernetes (5 to 10 minutes the first time)", all(kube.map(|p| cache.bin(p))), || kubernetes(cache))?;
+    step("etcd", cache.bin("etcd").exists(), || etcd(cache))?;
+    let containerd = ["containerd", "ctr", "containerd-shim-runc-v2"].map(|p| cache.bin(p));
+    step("containerd", all(containerd), || containerd_programs(cache))?;
+    step("runc", cache.bin("runc").exists(), || runc(cache))?;
+    step("CNI plugins", cache.cni().join("portmap").exists(), || cni(cache))?;
+    step("Debian's containerd", debian_containerd(cache).exists(), || old_containerd(cache))?;
+    step("images", crate::images::are_made(cache), || crate::images::make(cache))
+}
+
+fn all(paths: impl IntoIterator<Item = PathBuf>) -> bool {
+    paths.into_iter().all(|p| p.exists())
+}
+
+fn step(what: &str, done: bool, build: impl FnOnce() -> Result<()>) -> Result<()> {
+    if done {
+        return Ok(());
+    }
+    eprint!("stack: {what} ... ");
+    std::io::stderr().flush()?;
+    build().with_context(|| format!("cannot build {what}"))?;
+    eprintln!("done");
+    Ok(())
+}
+
+fn has_packages() -> bool {
+    let listed = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}\n"]).args(PACKAGES).output();
+    listed.is_ok_and(|out| {
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        out.status.success() && text.lines().all(|l| l == "installed")
+    })
+}
+
+fn install_packages() -> Result<()> {
+    run(Command::new("apt-get").args(["update", "-qq"]))?;
+    run(Command::new("apt-get")
+        .args(["install", "-y", "-qq", "--no-install-recommends"])
+        .args(PACKAGES)
+        .env("DEBIAN_FRONTEND", "noninteractive"))?;
+    Ok(())
+}
+
+fn go(dir: &Path) -> Command {
+    let mut command = Command::new("go");
+    command.current_dir(dir).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=mod").env("GOTOOLCHAIN", "local");
+    command
+}
+
+/// `go install k8s.io/kubernetes/...` fails on the staging modules' v0.0.0, so a small module of ours names the
+/// versions they were published as.
+fn kubernetes(cache: &Cache) -> Result<()> {
+    let dir = cache.src("k8s");
+    fs::create_dir_all(&dir)?;
+    let module = format!("k8s.io/kubernetes@v{KUBERNETES}");
+    let mut go_mod = format!("module bed\n\ngo 1.26.0\n\nrequire k8s.io/kubernetes v{KUBERNETES}\n");
+    fs::write(dir.join("go.mod"), &go_mod)?;
+    let found: serde_json::Value = serde_json::from_str(&run(go(&dir).args(["mod", "download", "-json", &module]))?)?;
+    let source = found["Dir"].as_str().context("go mod download names no folder")?;
+    let staging = format!("v0.{}", KUBERNETES.trim_start_matches("1."));
+    for line in fs::read_to_string(Path::new(source).join("go.mod"))?.lines() {
+        if let Some((name, _)) = line.trim().split_once(" => ./staging/") {
+            go_mod += &format!("replace {name} => {name} {staging}\n");
+        }
+    }
+    fs::write(dir.join("go.mod"), go_mod)?;
+    let commands = KUBE_PROGRAMS.iter().map(|p| format!("cmd/{p}"));
+    let wanted = commands.chain(["test/e2e".to_owned(), "test/images/agnhost".to_owned()]);
+    let imports: String = wanted.map(|p| format!("\t_ \"k8s.io/kubernetes/{p}\"\n")).collect();
+    let tools = format!("//go:build tools\n\npackage tools\n\nimport (\n{imports}\t_ \"github.com/onsi/ginkgo/v2/ginkgo\"\n)\n");
+    fs::write(dir.join("tools.go"), tools)?;
+    run(go(&dir).args(["mod", "tidy"]))?;
+    let minor = KUBERNETES.split('.').nth(1).unwrap_or_default();
+    let base = "k8s.io/component-base/version";
+    let flags = format!(
+        "-s -w -X {base}.gitVersion=v{KUBERNETES} -X {base}.gitMajor=1 -X {base}.gitMinor={minor} \
+         -X k8s.io/client-go/pkg/version.gitVersion=v{KUBERNETES}"
+    );
+    let mut build = go(&dir);
+    build.args(["build", "-ldflags", &flags, "-o"]).arg(cache.bin(""));
+    build.args(KUBE_PROGRAMS.iter().map(|p| format!("k8s.io/kubernetes/cmd/{p}")));
+    build.args(["k8s.io/kubernetes/test/images/agnhost", "github.com/onsi/ginkgo/v2/ginkgo"]);
+    run(&mut build)?;
+    run(go(&dir).args(["test", "-c", "-o"]).arg(cache.bin("e2e.test")).arg("k8s.io/kubernetes/test/e2e"))?;
+    Ok(())
+}
+
+fn etcd(cache: &Cache) -> Result<()> {
+    let dir = cache.src("etcd");
+    fs::create_dir_all(&dir)?;
+    fs::write(dir.join("go.mod"), format!("module bed\n\ngo 1.26.0\n\nrequire go.etcd.io/etcd/server/v3 {ETCD}\n"))?;
+    let main = "package main\n\nimport (\n\t\"os\"\n\n\t\"go.etcd.io/etcd/server/v3/etcdmain\"\n)\n\nfunc main() { etcdmain.Main(os.Args) }\n";
+    fs::write(dir.join("main.go"), main)?;
+    run(go(&dir).args(["mod", "tidy"]))?;
+    run(go(&dir).args(["build", "-ldflags", "-s -w", "-o"]).arg(cache.bin("etcd")).arg("."))?;
+    Ok(())
+}
+
+fn go_install(into: &Path, cgo: bool, args: &[String]) -> Result<()> {
+    let mut command = Command::new("go");
+    command.arg("install").args(args).env("GOBIN", into).env("GOTOOLCHAIN", "local");
+    run(command.env("CGO_ENABLED", if cgo { "1" } else { "0" }))?;
+    Ok(())
+}
+
+fn containerd_programs(cache: &Cache) -> Result<()> {
+    let main = format!("github.com/containerd/containerd/v2/cmd/containerd@{CONTAINERD}");
+    go_install(&cache.bin(""), false, &["-tags".into(), "no_btrfs no_devmapper no_zfs".into(), main])?;
+    let rest = ["ctr", "containerd-shim-runc-v2"];
+    let rest = rest.map(|p| format!("github.com/containerd/containerd/v2/cmd/{p}@{CONTAINERD}"));
+    go_install(&cache.bin(""), false, &rest)
+}
+
+fn runc(cache: &Cache) -> Result<()> {
+    let module = format!("github.com/opencontainers/runc@{RUNC}");
+    go_install(&cache.bin(""), true, &["-tags".into(), "seccomp".into(), module])
+}
+
+fn cni(cache: &Cache) -> Result<()> {
+    let plugins = ["main/bridge", "main/loopback", "ipam/host-local", "meta/portmap"];
+    let plugins = plugins.map(|p| format!("github.com/containernetworking/plugins/plugins/{p}@{CNI}"));
+    go_install(&cache.cni(), false, &plugins)
+}
+
+/// Debian's containerd 1.6 with its own shim and runc, unpacked beside the new one: never installed, so that
+/// no service starts and nothing of the machine changes.
+pub fn debian_containerd(cache: &Cache) -> PathBuf {
+    cache.root().join("stack/debian/usr/bin/containerd")
+}
+
+fn old_containerd(cache: &Cache) -> Result<()> {
+    let dir = cache.root().join("stack/debian");
+    fs::create_dir_all(&dir)?;
+    run(Command::new("apt-get").args(["update", "-qq"]))?;
+    run(Command::new("apt-get").args(["download", "-qq", "containerd", "runc"]).current_dir(&dir))?;
+    for entry in fs::read_dir(&dir)?.flatten() {
+        if entry.path().extension().is_some_and(|e| e == "deb") {
+            run(Command::new("dpkg-deb").arg("-x").arg(entry.path()).arg(&dir))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! kill -9 of the agent at random moments while pods come and go: nothing is lost, doubled or left behind.
+
+use std::{collections::BTreeMap, thread::sleep, time::Duration};
+
+use anyhow::Result;
+use bed::{Runtime, wait};
+use serde_json::Value;
+
+use crate::world::{Group, World, container_status, expect, expect_eq, list, mount_everywhere, shell_pod, uid};
+
+const ROUNDS: u64 = 6;
+const PODS: usize = 50;
+
+pub fn group() -> Group {
+    Group {
+        name: "churn",
+        runtime: Runtime::Containerd2,
+        tests: vec![("kill_9_while_pods_start_and_stop_loses_nothing", kill_while_churning)],
+    }
+}
+
+/// Writes a line at start and holds a lock: a second instance at the same time would find the lock taken.
+const SCRIPT: &str = "if ! mkdir /lock/held 2>/dev/null; then echo TWICE; exit 9; fi; echo up; trap 'rmdir /lock/held; exit 0' TERM; while :; do sleep 0.1; done";
+
+fn pods(w: &World, round: u64) -> Vec<Value> {
+    let dir = w.node().dir.join("locks");
+    (0..PODS / 2)
+        .map(|i| {
+            let name = format!("churn-{round}-{i}");
+            let mut pod = shell_pod(&name, &[("app", SCRIPT)]);
+            let path = dir.join(&name);
+            let source = serde_json::json!({"hostPath": {"path": path, "type": "DirectoryOrCreate"}});
+            mount_everywhere(&mut pod, "lock", source, "/lock");
+            pod
+        })
+        .collect()
+}
+
+fn kill_while_churning(w: &mut World) -> Result<()> {
+    let k = w.kubectl();
+    let steady = shell_pod("steady", &[("app", "sleep 100000")]);
+    k.apply(&steady.to_string())?;
+    let before = container_status(&k.until_ready("steady")?, "app").clone();
+    let mut uids = BTreeMap::new();
+    for round in 0..ROUNDS {
+        k.apply(&list(&pods(w, round)))?;
+        for pod in k.json(&["get", "pods"])?["items"].as_array().into_iter().flatten() {
+            uids.insert(uid(pod), pod["metadata"]["name"].as_str().unwrap_or_default().to_owned());
+        }
+        if round > 0 {
+            let old: Vec<String> = (0..PODS / 2).map(|i| format!("churn-{}-{i}", round - 1)).collect();
+            let mut args = vec!["delete", "pod", "--wait=false"];
+            args.extend(old.iter().map(String::as_str));
+            k.run(&args)?;
+        }
+        // A different moment each round, the same ones each run.
+        sleep(Duration::from_millis(400 + round * 1_370 % 4_000));
+        w.node().kill_kubelet();
+        w.node().start_kubelet(None, Some(&w.cluster.dir))?;
+    }
+    let last: Vec<String> = (0..PODS / 2).map(|i| format!("churn-{}-{i}", ROUNDS - 1)).collect();
+    for name in &last {
+        let pod = k.until_ready(name)?;
+        expect_eq(container_status(&pod, "app")["restartCount"].as_i64(), Some(0), name)?;
+        expect_eq(k.run(&["logs", name])?, "up\n".into(), "what it printed")?;
+    }
+    wait::until("only the last round's pods to be left", wait::LONG, || {
+        Ok(k.json(&["get", "pods"])?["items"].as_array().map(Vec::len) == Some(PODS / 2 + 1))
+    })?;
+    expect_eq(container_status(&k.pod("steady")?, "app").clone(), before, "the steady pod")?;
+    w.delete_pods(&last.iter().map(String::as_str).collect::<Vec<_>>())?;
+    w.delete_pods(&["steady"])?;
+    wait::until("nothing of them to be left", Duration::from_secs(120), || {
+        let mut left = Vec::new();
+        for uid in uids.keys() {
+            left.extend(w.leftovers(uid)?);
+        }
+        expect(left.is_empty(), left.join("; "))?;
+        Ok(true)
+    })?;
+    wait::until("no sandbox to be left", Duration::from_secs(120), || Ok(w.node().ctr(&["containers", "ls", "-q"])?.trim().is_empty()))
+}

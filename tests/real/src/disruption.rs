@@ -1,0 +1,132 @@
+//! What goes away and comes back: the agent, the API server, containerd, the upstream kubelet.
+
+use std::{thread::sleep, time::Duration};
+
+use anyhow::Result;
+use bed::{Runtime, wait};
+use serde_json::Value;
+
+use crate::world::{Group, World, container_status, expect, expect_eq, list, shell_pod};
+
+pub fn group() -> Group {
+    Group {
+        name: "disruption",
+        runtime: Runtime::Containerd2,
+        tests: vec![
+            ("a_restarted_agent_adopts_what_runs", restart_adopts),
+            ("the_upstream_kubelet_and_back_touches_nothing", swap_with_upstream),
+            ("three_minutes_without_api_server_lose_nothing", api_server_away),
+            ("a_restarted_containerd_restarts_no_container", containerd_restart),
+        ],
+    }
+}
+
+fn names(prefix: &str, n: usize) -> Vec<String> {
+    (0..n).map(|i| format!("{prefix}-{i}")).collect()
+}
+
+fn start_pods(w: &World, prefix: &str, n: usize) -> Result<Vec<String>> {
+    let names = names(prefix, n);
+    let pods: Vec<Value> = names.iter().map(|n| shell_pod(n, &[("app", "sleep 100000")])).collect();
+    w.kubectl().apply(&list(&pods))?;
+    for name in &names {
+        w.kubectl().until_ready(name)?;
+    }
+    Ok(names)
+}
+
+/// Container statuses and the Ready condition with its transition time: what must not move.
+fn picture(w: &World, names: &[String]) -> Result<Vec<(Value, Value)>> {
+    names
+        .iter()
+        .map(|n| {
+            let pod = w.kubectl().pod(n)?;
+            let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let ready = conditions.into_iter().find(|c| c["type"] == "Ready").unwrap_or_default();
+            Ok((container_status(&pod, "app").clone(), ready["lastTransitionTime"].clone()))
+        })
+        .collect()
+}
+
+fn delete(w: &World, names: &[String]) -> Result<()> {
+    w.delete_pods(&names.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// The node has reported since the agent (re)started.
+fn until_agent_works(w: &World, probe: &str) -> Result<()> {
+    let k = w.kubectl();
+    k.apply(&shell_pod(probe, &[("app", "sleep 100000")]).to_string())?;
+    k.until_ready(probe)?;
+    w.delete_pods(&[probe])
+}
+
+fn restart_adopts(w: &mut World) -> Result<()> {
+    let names = start_pods(w, "keep", 10)?;
+    let (before, running) = (picture(w, &names)?, w.running()?);
+    w.node().kill_kubelet();
+    w.node().start_kubelet(None, Some(&w.cluster.dir))?;
+    until_agent_works(w, "after-restart")?;
+    expect_eq(picture(w, &names)?, before, "pods after kill -9 and restart")?;
+    expect_eq(w.running()?, running, "running containers")?;
+    delete(w, &names)
+}
+
+fn swap_with_upstream(w: &mut World) -> Result<()> {
+    let names = start_pods(w, "swap", 10)?;
+    let (before, running) = (picture(w, &names)?, w.running()?);
+    let upstream = w.cluster.cache().bin("kubelet");
+    w.node().stop_kubelet();
+    w.node().start_kubelet(Some(&upstream), Some(&w.cluster.dir))?;
+    until_agent_works(w, "under-upstream")?;
+    expect_eq(picture(w, &names)?, before.clone(), "pods under upstream")?;
+    w.node().stop_kubelet();
+    w.node().start_kubelet(None, Some(&w.cluster.dir))?;
+    until_agent_works(w, "under-ferrolet-again")?;
+    expect_eq(picture(w, &names)?, before, "pods under ferrolet again")?;
+    expect_eq(w.running()?, running, "running containers")?;
+    delete(w, &names)
+}
+
+fn api_server_away(w: &mut World) -> Result<()> {
+    let k = w.kubectl();
+    let names = start_pods(w, "offline", 5)?;
+    k.apply(&shell_pod("crasher", &[("app", "sleep 60; exit 1")]).to_string())?;
+    let crasher = k.until_ready("crasher")?;
+    let before = picture(w, &names)?;
+    let running = w.running()?;
+    w.cluster.stop_apiserver();
+    sleep(Duration::from_secs(90));
+    // The agent itself is replaced while nobody can tell it what to run.
+    w.node().kill_kubelet();
+    w.node().start_kubelet(None, Some(&w.cluster.dir))?;
+    sleep(Duration::from_secs(90));
+    let now = w.running()?;
+    let crashed = container_status(&crasher, "app")["containerID"].as_str().unwrap_or_default().replace("containerd://", "");
+    let healthy = running.iter().filter(|id| **id != crashed);
+    expect(healthy.clone().all(|id| now.contains(id)), "every healthy container still runs")?;
+    w.cluster.start_apiserver()?;
+    k.until_node_ready(w.node_name())?;
+    k.until_pod("crasher", "its restart is reported", |p| container_status(p, "app")["restartCount"].as_i64() >= Some(1))?;
+    until_agent_works(w, "after-outage")?;
+    let after = picture(w, &names)?;
+    let containers = |p: &[(Value, Value)]| p.iter().map(|(c, _)| c.clone()).collect::<Vec<_>>();
+    expect_eq(containers(&after), containers(&before), "container statuses after the outage")?;
+    wait::until("the pods to be Ready", wait::LONG, || {
+        Ok(names.iter().all(|n| k.pod(n).is_ok_and(|p| bed::kubectl::is_ready(&p))))
+    })?;
+    w.delete_pods(&["crasher"])?;
+    delete(w, &names)
+}
+
+fn containerd_restart(w: &mut World) -> Result<()> {
+    let names = start_pods(w, "runtime", 30)?;
+    let (before, running) = (picture(w, &names)?, w.running()?);
+    w.node().daemons.kill("containerd");
+    sleep(Duration::from_secs(3));
+    w.node().run_containerd()?;
+    until_agent_works(w, "after-containerd")?;
+    expect_eq(w.running()?, running, "running containers")?;
+    let containers = |p: Vec<(Value, Value)>| p.into_iter().map(|(c, _)| c).collect::<Vec<_>>();
+    expect_eq(containers(picture(w, &names)?), containers(before), "container statuses")?;
+    delete(w, &names)
+}

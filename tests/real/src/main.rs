@@ -1,0 +1,42 @@
+//! Tests on the real stack. One cluster per group, tests of a group one after the other; any may be named.
+//!
+//! `real [--list] [GROUP[/TEST]...]` with FERROLET_KUBELET naming the binary under test. A plain program rather
+//! than `cargo test`: a cluster is shared by many tests and must be ended by whoever started it.
+
+mod churn;
+mod disruption;
+mod pods;
+mod refusals;
+mod static_pods;
+mod suite;
+mod workloads;
+mod world;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use world::{Group, Tally};
+
+fn groups() -> Vec<Group> {
+    vec![pods::group(), workloads::group(), refusals::group(), static_pods::group(), disruption::group(), churn::group(), pods::old_runtime_group(), suite::group()]
+}
+
+fn main() -> Result<ExitCode> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.iter().any(|a| a == "--list") {
+        for group in groups() {
+            group.tests.iter().for_each(|(name, _)| println!("{}/{name}", group.name));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    bed::doctor::check()?;
+    let mut tally = Tally::default();
+    for group in groups() {
+        world::run(&group, &args, &mut tally)?;
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed.len());
+    for name in &tally.failed {
+        println!("FAILED {name}");
+    }
+    Ok(if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
