@@ -2,13 +2,30 @@
 //!
 //! Every function here takes what it needs, `now` included, and returns comparable data.
 
+pub mod admit;
+pub mod backoff;
+pub mod conditions;
 pub mod desired;
+pub mod env;
+pub mod fields;
+pub mod hash;
 pub mod ids;
 pub mod mounts;
+pub mod names;
+pub mod node_affinity;
 pub mod observed;
+pub mod phase;
+pub mod plan;
 pub mod probes;
+pub mod qos;
+pub mod quantity;
 pub mod reason;
+pub mod remains;
 pub mod report;
+pub mod resources;
+pub mod restart;
+pub mod status;
+pub mod sysctl;
 pub mod time;
 
 pub use desired::{Containers, DesiredPod, Source};

@@ -60,6 +60,8 @@ pub struct ObservedContainer {
     pub mounts: Vec<ObservedMount>,
     pub user: Option<ObservedUser>,
     pub resources: Option<ObservedResources>,
+    /// Absolute; empty where the runtime does not say.
+    pub log_path: String,
 }
 
 #[derive(Clone, Debug, PartialEq)]

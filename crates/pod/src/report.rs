@@ -55,6 +55,9 @@ pub struct Step {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WorkerReport {
     pub life: Life,
+    /// Why the pod was stopped, kept when its life moves on from `Terminating`: the phase, reason and message of
+    /// its end come from here.
+    pub cause: Option<TerminationCause>,
     /// status.startTime: when the pod was first seen here.
     pub first_seen: Option<Timestamp>,
     /// By container name.
@@ -65,6 +68,13 @@ pub struct WorkerReport {
 }
 
 impl WorkerReport {
+    /// Why the pod is being or was stopped.
+    pub fn cause(&self) -> Option<&TerminationCause> {
+        match &self.life {
+            Life::Terminating { cause, .. } => Some(cause),
+            _ => self.cause.as_ref(),
+        }
+    }
     pub fn waiting_for(&self, container: &str) -> Option<&Waiting> {
         self.waiting.get(container)
     }
