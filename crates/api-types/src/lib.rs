@@ -1,1 +1,35 @@
-//! api-types
+//! Types and gRPC stubs generated from `proto/`; nothing else. Server halves need the feature `server`.
+
+#![allow(clippy::all)] // generated code
+
+pub use prost_types::Any;
+
+pub mod runtime {
+    pub mod v1 {
+        tonic::include_proto!("runtime.v1");
+
+        impl std::fmt::Debug for AuthConfig {
+            /// Never prints a credential: messages end up in logs.
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct("AuthConfig").field("server_address", &self.server_address).finish_non_exhaustive()
+            }
+        }
+    }
+}
+
+/// containerd's own event service.
+pub mod containerd {
+    pub mod types {
+        tonic::include_proto!("containerd.types");
+    }
+    pub mod services {
+        pub mod events {
+            pub mod v1 {
+                tonic::include_proto!("containerd.services.events.v1");
+            }
+        }
+    }
+    pub mod events {
+        tonic::include_proto!("containerd.events");
+    }
+}

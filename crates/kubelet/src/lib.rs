@@ -1,1 +1,11 @@
-//! kubelet
+//! The agent: its options, and the wiring of all parts.
+
+pub mod app;
+pub mod config;
+pub mod flags;
+pub mod gates;
+pub mod lock;
+pub mod logging;
+pub mod options;
+pub mod support;
+pub mod version;

@@ -1,1 +1,47 @@
-fn main() {}
+//! The `kubelet` binary: reads its options, starts logging, and runs the agent.
+
+use std::process::ExitCode;
+
+use host::Clock;
+use kubelet::{
+    app, lock, logging,
+    options::{self, Options, Request},
+};
+
+fn main() -> ExitCode {
+    let clock = Clock::start();
+    let args: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let outcome = match options::read(&args) {
+        Ok(Request::Print { out, note }) => {
+            print!("{out}");
+            eprint!("{note}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(Request::Run(options)) => start(*options, clock),
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            logging::command_failed(clock, &format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: Options, clock: Clock) -> anyhow::Result<()> {
+    logging::init(&options.config.logging, clock);
+    options.log_start();
+    options.validate()?;
+    let lock_file = options.flags.lock_file.clone();
+    let _lock = lock_file.as_deref().map(lock::acquire).transpose()?;
+    let watched = lock_file.filter(|_| options.flags.exit_on_lock_contention);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let Some(watched) = watched else { return app::run(options, clock).await };
+        tokio::select! {
+            ended = app::run(options, clock) => ended,
+            contended = lock::contended(&watched) => Ok(contended?),
+        }
+    })
+}

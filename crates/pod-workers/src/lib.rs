@@ -1,1 +1,17 @@
-//! pod-workers
+//! One task per pod UID: inputs -> `pod::plan` -> actions -> report. The dispatcher admits and starts them.
+//!
+//! A pod that hangs harms only itself: every step is a task that its worker owns, and ends with it.
+
+mod actions;
+mod dispatcher;
+mod inbox;
+mod in_flight;
+mod parts;
+mod remains;
+mod termination;
+mod view;
+mod worker;
+
+pub use dispatcher::{Dispatcher, DispatcherConfig, PodCommand};
+pub use parts::Parts;
+pub use view::{PodView, PodsView};

@@ -68,11 +68,8 @@ fn pressure(pod: &DesiredPod, node: &NodeView) -> Result<(), Rejection> {
         return Ok(());
     }
     if node.pressure == ["MemoryPressure"] {
-        let taint = Taint {
-            key: "node.kubernetes.io/memory-pressure".into(),
-            effect: "NoSchedule".into(),
-            ..Taint::default()
-        };
+        let taint =
+            Taint { key: "node.kubernetes.io/memory-pressure".into(), effect: "NoSchedule".into(), ..Taint::default() };
         let tolerations = pod.spec().tolerations.as_deref().unwrap_or_default();
         if qos_class(&pod.pod) != QosClass::BestEffort || node_affinity::tolerated(tolerations, &taint) {
             return Ok(());
@@ -277,7 +274,8 @@ mod tests {
         NodeView {
             name: "n1".into(),
             labels: [("zone".to_owned(), "a".to_owned())].into(),
-            allocatable: serde_json::from_value(json!({"cpu": "2", "memory": "1Gi", "pods": "3", "x/gpu": "1"})).unwrap(),
+            allocatable: serde_json::from_value(json!({"cpu": "2", "memory": "1Gi", "pods": "3", "x/gpu": "1"}))
+                .unwrap(),
             sysctls: SysctlPolicy::new((6, 0), &[]).unwrap(),
             ..NodeView::default()
         }
@@ -299,7 +297,10 @@ mod tests {
         let other = pod("o", wants("cpu", "1500m"));
         let refused = admit(&pod("a", wants("cpu", "1")), &[&other], &node()).unwrap_err();
         assert_eq!(refused.reason, "OutOfcpu");
-        assert_eq!(refused.message, "Node didn't have enough resource: cpu, requested: 1000, used: 1500, capacity: 2000");
+        assert_eq!(
+            refused.message,
+            "Node didn't have enough resource: cpu, requested: 1000, used: 1500, capacity: 2000"
+        );
         assert_eq!(alone(&pod("a", wants("memory", "2Gi")), &node()), "OutOfmemory");
         assert_eq!(alone(&pod("a", wants("ephemeral-storage", "1")), &node()), "OutOfephemeral-storage");
         assert_eq!(alone(&pod("a", wants("x/gpu", "2")), &node()), "OutOfx/gpu");
@@ -320,7 +321,10 @@ mod tests {
     fn too_many_pods_are_too_many() {
         let (a, b, c) = (pod("1", json!({})), pod("2", json!({})), pod("3", json!({})));
         let refused = admit(&pod("x", json!({})), &[&a, &b, &c], &node()).unwrap_err();
-        assert_eq!(refused, Rejection::new("OutOfpods", "Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3"));
+        assert_eq!(
+            refused,
+            Rejection::new("OutOfpods", "Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3")
+        );
     }
 
     #[test]
@@ -365,7 +369,16 @@ mod tests {
         pressed.pressure = vec!["MemoryPressure".into()];
         assert_eq!(alone(&pod("a", json!({})), &pressed), "Evicted");
         assert_eq!(alone(&pod("a", wants("cpu", "1")), &pressed), "");
-        assert_eq!(alone(&pod("a", json!({"tolerations": [{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}]})), &pressed), "");
+        assert_eq!(
+            alone(
+                &pod(
+                    "a",
+                    json!({"tolerations": [{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}]})
+                ),
+                &pressed
+            ),
+            ""
+        );
         pressed.pressure.push("DiskPressure".into());
         let refused = admit(&pod("a", wants("cpu", "1")), &[], &pressed).unwrap_err();
         assert_eq!(refused.message, "The node had condition: [MemoryPressure DiskPressure]. ");

@@ -20,8 +20,17 @@ pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
 
 /// Whether the node is the only writer of that type.
 pub fn is_ours(type_: &str) -> bool {
-    [SCHEDULED, READY, INITIALIZED, CONTAINERS_READY, READY_TO_START_CONTAINERS, RESIZE_PENDING, RESIZE_IN_PROGRESS, ALL_CONTAINERS_RESTARTING]
-        .contains(&type_)
+    [
+        SCHEDULED,
+        READY,
+        INITIALIZED,
+        CONTAINERS_READY,
+        READY_TO_START_CONTAINERS,
+        RESIZE_PENDING,
+        RESIZE_IN_PROGRESS,
+        ALL_CONTAINERS_RESTARTING,
+    ]
+    .contains(&type_)
 }
 
 pub fn find<'a>(conditions: Option<&'a Vec<PodCondition>>, type_: &str) -> Option<&'a PodCondition> {
@@ -135,7 +144,9 @@ impl Basis<'_> {
             }
         }
         match self.phase {
-            phase::SUCCEEDED if unknown.is_empty() => return self.condition(type_, false, "PodCompleted", String::new()),
+            phase::SUCCEEDED if unknown.is_empty() => {
+                return self.condition(type_, false, "PodCompleted", String::new());
+            }
             phase::FAILED => return self.condition(type_, false, "PodFailed", String::new()),
             _ => {}
         }
@@ -177,7 +188,8 @@ impl Basis<'_> {
 
 fn problems(kinds: &[(&str, &Vec<&str>)]) -> String {
     let named = kinds.iter().filter(|(_, names)| !names.is_empty());
-    let texts: Vec<String> = named.map(|(kind, names)| format!("containers with {kind} status: [{}]", names.join(" "))).collect();
+    let texts: Vec<String> =
+        named.map(|(kind, names)| format!("containers with {kind} status: [{}]", names.join(" "))).collect();
     texts.join(", ")
 }
 
@@ -201,7 +213,9 @@ pub fn sandbox_obstacle(desired: &DesiredPod, observed: &ObservedPod) -> Option<
 
 fn any_regular_started(desired: &DesiredPod, statuses: &[ContainerStatus]) -> bool {
     let started = |s: &ContainerStatus| {
-        s.state.as_ref().is_some_and(|ContainerState { running, terminated, .. }| running.is_some() || terminated.is_some())
+        s.state
+            .as_ref()
+            .is_some_and(|ContainerState { running, terminated, .. }| running.is_some() || terminated.is_some())
     };
     let regular = |s: &ContainerStatus| desired.regular_containers().iter().any(|c| c.name == s.name);
     statuses.iter().any(|s| regular(s) && started(s))

@@ -169,7 +169,10 @@ mod tests {
     #[test]
     fn a_sub_path_needs_every_value() {
         assert_eq!(expand_strict("a/$(VAR_A)", &vars()), Ok("a/A".to_owned()));
-        assert_eq!(expand_strict("$(Z)/$(VAR_EMPTY)/$(B)", &vars()), Err(vec!["B".into(), "VAR_EMPTY".into(), "Z".into()]));
+        assert_eq!(
+            expand_strict("$(Z)/$(VAR_EMPTY)/$(B)", &vars()),
+            Err(vec!["B".into(), "VAR_EMPTY".into(), "Z".into()])
+        );
     }
 
     fn service(namespace: &str, name: &str, ip: &str) -> ServiceEnv {
@@ -206,7 +209,11 @@ mod tests {
 
     #[test]
     fn without_links_only_the_api_server_is_described() {
-        let all = [service("default", "kubernetes", "10.0.0.1"), service("shop", "web", "10.0.0.2"), service("shop", "headless", "None")];
+        let all = [
+            service("default", "kubernetes", "10.0.0.1"),
+            service("shop", "web", "10.0.0.2"),
+            service("shop", "headless", "None"),
+        ];
         let env = service_env(&all, "shop", false);
         assert!(env.contains_key("KUBERNETES_SERVICE_HOST") && !env.contains_key("WEB_SERVICE_HOST"));
         let env = service_env(&all, "shop", true);

@@ -46,7 +46,11 @@ pub struct Addresses<'a> {
 }
 
 /// The value of an environment variable's `fieldRef`.
-pub fn env_field(desired: &DesiredPod, selector: &ObjectFieldSelector, addresses: Addresses<'_>) -> Result<String, FieldError> {
+pub fn env_field(
+    desired: &DesiredPod,
+    selector: &ObjectFieldSelector,
+    addresses: Addresses<'_>,
+) -> Result<String, FieldError> {
     if let Some(version) = selector.api_version.as_deref().filter(|v| !v.is_empty() && *v != "v1") {
         return Err(FieldError::Version(version.to_owned()));
     }

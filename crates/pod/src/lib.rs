@@ -5,6 +5,7 @@
 pub mod admit;
 pub mod backoff;
 pub mod conditions;
+pub mod defaults;
 pub mod desired;
 pub mod env;
 pub mod fields;
@@ -24,9 +25,11 @@ pub mod remains;
 pub mod report;
 pub mod resources;
 pub mod restart;
+pub mod static_pod;
 pub mod status;
 pub mod sysctl;
 pub mod time;
+pub mod validate;
 
 pub use desired::{Containers, DesiredPod, Source};
 pub use ids::{ContainerId, PodKey, PodUid, SandboxId};

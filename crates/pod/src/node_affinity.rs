@@ -117,10 +117,18 @@ mod tests {
     #[test]
     fn tolerations_cover_taints_by_key_value_and_effect() {
         let taint = |v: Value| serde_json::from_value::<Taint>(v).unwrap();
-        let bears = |t: Value| tolerated(&[serde_json::from_value(t).unwrap()], &taint(json!({"key": "k", "value": "v", "effect": "NoExecute"})));
+        let bears = |t: Value| {
+            tolerated(
+                &[serde_json::from_value(t).unwrap()],
+                &taint(json!({"key": "k", "value": "v", "effect": "NoExecute"})),
+            )
+        };
         assert!(bears(json!({"operator": "Exists"})) && bears(json!({"key": "k", "value": "v"})));
         assert!(bears(json!({"key": "k", "operator": "Exists", "effect": "NoExecute"})));
-        assert!(!bears(json!({"key": "k", "operator": "Exists", "effect": "NoSchedule"})) && !bears(json!({"key": "k", "value": "w"})));
+        assert!(
+            !bears(json!({"key": "k", "operator": "Exists", "effect": "NoSchedule"}))
+                && !bears(json!({"key": "k", "value": "w"}))
+        );
         let taints = [taint(json!({"key": "k", "effect": "NoSchedule"}))];
         assert!(untolerated(&taints, &[], "NoExecute").is_none() && untolerated(&taints, &[], "NoSchedule").is_some());
     }

@@ -21,7 +21,9 @@ pub fn is_terminal_field(phase: Option<&str>) -> bool {
 
 /// What one container counts as.
 enum Seen<'a> {
-    Running { started: bool },
+    Running {
+        started: bool,
+    },
     Ended(&'a ContainerStateTerminated),
     /// Waiting to run again.
     Between(&'a ContainerStateTerminated),
@@ -162,7 +164,10 @@ mod tests {
         status(name, json!({"state": {"terminated": {"exitCode": code}}}))
     }
     fn between(name: &str, code: i32) -> ContainerStatus {
-        status(name, json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": code}}}))
+        status(
+            name,
+            json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": code}}}),
+        )
     }
     fn waiting(name: &str) -> ContainerStatus {
         status(name, json!({"state": {"waiting": {"reason": "ContainerCreating"}}}))
@@ -221,7 +226,8 @@ mod tests {
         let p = pod("Never", json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}]}));
         let unstarted = status("s", json!({"state": {"running": {}}, "started": false}));
         let apps = [running("a"), running("b")];
-        let of = |sidecar: ContainerStatus, initialized| phase(&p, &[&[sidecar][..], &apps].concat(), false, initialized);
+        let of =
+            |sidecar: ContainerStatus, initialized| phase(&p, &[&[sidecar][..], &apps].concat(), false, initialized);
         assert_eq!(of(unstarted.clone(), false), PENDING);
         assert_eq!(of(unstarted, true), RUNNING);
         assert_eq!(of(ended("s", 1), true), RUNNING);
@@ -233,7 +239,8 @@ mod tests {
     #[test]
     fn a_containers_own_rules_keep_the_pod_running() {
         let rule = json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]);
-        let p = pod("Never", json!({"containers": [{"name": "a", "restartPolicy": "Never", "restartPolicyRules": rule}]}));
+        let p =
+            pod("Never", json!({"containers": [{"name": "a", "restartPolicy": "Never", "restartPolicyRules": rule}]}));
         assert_eq!(phase(&p, &[ended("a", 42)], false, true), RUNNING);
         assert_eq!(phase(&p, &[ended("a", 1)], false, true), FAILED);
         let always = pod("Never", json!({"containers": [{"name": "a", "restartPolicy": "Always"}]}));

@@ -77,7 +77,9 @@ mod tests {
 
     #[test]
     fn the_class_follows_requests_and_limits() {
-        let full = container(json!({"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "0.1", "memory": "1024Mi"}}));
+        let full = container(
+            json!({"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "0.1", "memory": "1024Mi"}}),
+        );
         let none = container(json!({}));
         let half = container(json!({"requests": {"cpu": "1"}, "limits": {"cpu": "1"}}));
         let zero = container(json!({"requests": {"cpu": "0"}, "limits": {"memory": "0"}}));
@@ -100,7 +102,10 @@ mod tests {
 
     #[test]
     fn the_class_in_the_status_is_kept() {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [{"name": "c"}]}, "status": {"qosClass": "Burstable"}})).unwrap();
+        let pod: Pod = serde_json::from_value(
+            json!({"metadata": {}, "spec": {"containers": [{"name": "c"}]}, "status": {"qosClass": "Burstable"}}),
+        )
+        .unwrap();
         assert_eq!(qos_class(&pod), QosClass::Burstable);
     }
 }

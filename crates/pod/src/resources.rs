@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use crate::{
-    DesiredPod,
+    Containers, DesiredPod,
     desired::init_kind,
-    Containers,
     qos::{QosClass, qos_class},
     quantity::{Amounts, ApiList, Quantity, add_all, amounts, max_all},
 };
@@ -177,9 +176,12 @@ pub fn pod_cgroup(desired: &DesiredPod, enforce_cpu_limits: bool, period_us: i64
     let huge_pages = huge_page_limits(&requests);
     let shares = cpu_shares(get(&requests, "cpu").milli_value());
     match qos_class(&desired.pod) {
-        QosClass::Guaranteed => {
-            PodCgroup { cpu_shares: shares, cpu_quota: Some((quota, period_us)), memory_limit: Some(memory), huge_pages }
-        }
+        QosClass::Guaranteed => PodCgroup {
+            cpu_shares: shares,
+            cpu_quota: Some((quota, period_us)),
+            memory_limit: Some(memory),
+            huge_pages,
+        },
         QosClass::Burstable => PodCgroup {
             cpu_shares: shares,
             cpu_quota: all_limited("cpu").then_some((quota, period_us)),
@@ -213,7 +215,12 @@ pub struct ContainerCgroup {
 }
 
 /// A container without a limit of its own gets the pod's.
-pub fn container_cgroup(desired: &DesiredPod, container: &Container, enforce_cpu_limits: bool, period_us: i64) -> ContainerCgroup {
+pub fn container_cgroup(
+    desired: &DesiredPod,
+    container: &Container,
+    enforce_cpu_limits: bool,
+    period_us: i64,
+) -> ContainerCgroup {
     let own_or_pod = |name: &str| {
         let own = container_limit(container, name);
         if own.is_zero() { pod_level_limit(desired.spec(), name) } else { own }
@@ -248,7 +255,8 @@ pub fn oom_score_adj(desired: &DesiredPod, container: &Container, memory_capacit
     let score = |request: i64| 1000 - i128::from(request) * 1000 / i128::from(capacity);
     let memory = |c: &Container| container_request(c, "memory").value();
     let mut adj = score(memory(container) + share);
-    let is_sidecar = spec.init_containers.iter().flatten().any(|c| c.name == container.name && init_kind(c) == Containers::Sidecar);
+    let is_sidecar =
+        spec.init_containers.iter().flatten().any(|c| c.name == container.name && init_kind(c) == Containers::Sidecar);
     if is_sidecar {
         // A sidecar must not die before the containers it serves.
         let least = spec.containers.iter().map(memory).min().unwrap_or(0);
@@ -300,7 +308,8 @@ mod tests {
     #[test]
     fn regular_containers_add_up_and_a_big_init_container_wins() {
         assert_eq!(cpu(&pod_requests(&spec(json!({"containers": [wants("a", "1"), wants("b", "2")]})))), "3");
-        let with_init = spec(json!({"containers": [wants("a", "1")], "initContainers": [wants("i", "4"), wants("j", "2")]}));
+        let with_init =
+            spec(json!({"containers": [wants("a", "1")], "initContainers": [wants("i", "4"), wants("j", "2")]}));
         assert_eq!(cpu(&pod_requests(&with_init)), "4");
     }
 
@@ -310,13 +319,16 @@ mod tests {
             "initContainers": [wants("before", "5"), sidecar("s", "2"), wants("after", "3")]}));
         // regular + sidecar = 3; before = 5; after + sidecar = 5
         assert_eq!(cpu(&pod_requests(&s)), "5");
-        let s = spec(json!({"containers": [wants("a", "1")], "initContainers": [sidecar("s", "2"), sidecar("t", "3")]}));
+        let s =
+            spec(json!({"containers": [wants("a", "1")], "initContainers": [sidecar("s", "2"), sidecar("t", "3")]}));
         assert_eq!(cpu(&pod_requests(&s)), "6");
     }
 
     #[test]
     fn pod_level_resources_replace_the_sum_and_overhead_comes_on_top() {
-        let s = spec(json!({"containers": [wants("a", "1")], "resources": {"requests": {"cpu": "4"}}, "overhead": {"cpu": "100m", "memory": "1Mi"}}));
+        let s = spec(
+            json!({"containers": [wants("a", "1")], "resources": {"requests": {"cpu": "4"}}, "overhead": {"cpu": "100m", "memory": "1Mi"}}),
+        );
         let requests = pod_requests(&s);
         assert_eq!((cpu(&requests), requests["memory"].to_string()), ("4100m".into(), "1Mi".into()));
         let limits = pod_limits(&s);
@@ -334,7 +346,8 @@ mod tests {
 
     #[test]
     fn a_burstable_pod_is_capped_only_when_every_container_is() {
-        let limited = json!({"name": "a", "resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "1", "memory": "1Gi"}}});
+        let limited =
+            json!({"name": "a", "resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "1", "memory": "1Gi"}}});
         let free = json!({"name": "b"});
         let one = pod_cgroup(&pod(json!({"containers": [limited]})), true, 100_000);
         assert_eq!((one.cpu_shares, one.cpu_quota, one.memory_limit), (102, Some((100_000, 100_000)), Some(1 << 30)));
@@ -346,8 +359,10 @@ mod tests {
 
     #[test]
     fn a_container_without_request_takes_its_limit_and_without_limit_the_pods() {
-        let p = pod(json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "2", "hugepages-2Mi": "4Mi"}}}, {"name": "b"}],
-            "resources": {"limits": {"cpu": "3", "memory": "1Gi"}}}));
+        let p = pod(
+            json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "2", "hugepages-2Mi": "4Mi"}}}, {"name": "b"}],
+            "resources": {"limits": {"cpu": "3", "memory": "1Gi"}}}),
+        );
         let a = container_cgroup(&p, &p.regular_containers()[0], true, 100_000);
         assert_eq!((a.cpu_shares, a.cpu_quota, a.memory_limit), (2048, 200_000, 1 << 30));
         assert_eq!(a.huge_pages, BTreeMap::from([(2 << 20, 4 << 20)]));

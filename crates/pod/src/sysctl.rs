@@ -64,9 +64,18 @@ fn namespace_of(name: &str) -> Option<Namespace> {
 /// `net/ipv4/conf/eth0.1/x` and `net.ipv4.conf.eth0/1.x` are the same: the latter is returned.
 pub fn normalize(name: &str) -> String {
     match name.find(['.', '/']) {
-        Some(at) if name.as_bytes()[at] == b'/' => {
-            name.chars().map(|c| if c == '.' { '/' } else if c == '/' { '.' } else { c }).collect()
-        }
+        Some(at) if name.as_bytes()[at] == b'/' => name
+            .chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect(),
         _ => name.to_owned(),
     }
 }
@@ -134,7 +143,10 @@ fn is_pattern(text: &str) -> bool {
     let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let segment = |s: &str| {
         let bytes = s.as_bytes();
-        !bytes.is_empty() && ok(bytes[0]) && ok(bytes[bytes.len() - 1]) && bytes.iter().all(|b| ok(*b) || b"-_".contains(b))
+        !bytes.is_empty()
+            && ok(bytes[0])
+            && ok(bytes[bytes.len() - 1])
+            && bytes.iter().all(|b| ok(*b) || b"-_".contains(b))
     };
     let segments: Vec<&str> = text.split(['.', '/']).collect();
     let Some((last, before)) = segments.split_last() else { return false };

@@ -1,1 +1,15 @@
-//! testing
+//! For tests only: a container runtime in this process, and pods in a few words.
+//!
+//! ```ignore
+//! let fake = FakeCri::start();
+//! let cri = Cri::connect(&fake.endpoint(), "", Duration::from_secs(120))?;
+//! let web = pod("web").container("app", "nginx").restart(Restart::Always).desired();
+//! ```
+
+mod fake_apiserver;
+mod fake_cri;
+mod pods;
+
+pub use fake_apiserver::{Backup, FakeApiserver, Recorded};
+pub use fake_cri::{FakeCri, Flavor, Seeded};
+pub use pods::{PodBuilder, Restart, pod};

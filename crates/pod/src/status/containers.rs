@@ -3,8 +3,8 @@
 
 use k8s_openapi::{
     api::core::v1::{
-        Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-        ContainerUser, LinuxContainerUser, ResourceRequirements, VolumeMountStatus,
+        Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+        ContainerStatus, ContainerUser, LinuxContainerUser, ResourceRequirements, VolumeMountStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -109,7 +109,12 @@ impl Listing<'_> {
 
     // ---- a container that the runtime shows
 
-    fn of_observed(&self, container: &Container, seen: &ObservedContainer, old: Option<&ContainerStatus>) -> ContainerStatus {
+    fn of_observed(
+        &self,
+        container: &Container,
+        seen: &ObservedContainer,
+        old: Option<&ContainerStatus>,
+    ) -> ContainerStatus {
         let id = container_id(seen);
         let mut status = ContainerStatus {
             name: container.name.clone(),
@@ -176,8 +181,9 @@ impl Listing<'_> {
         status.last_state = old.last_state.clone().filter(|l| l.terminated.is_some());
         if is_running(old) && last_terminated(&status).is_none() {
             // It ran and its end is unknown: that is not the same as never having run.
-            status.last_state =
-                Some(ended(lost("The container could not be located when the pod was deleted.  The container used to be Running")));
+            status.last_state = Some(ended(lost(
+                "The container could not be located when the pod was deleted.  The container used to be Running",
+            )));
             if !self.input.desired.deletion_requested() {
                 status.restart_count += 1;
             }
@@ -188,7 +194,13 @@ impl Listing<'_> {
     // ---- what stands in the way
 
     /// A container that shall run but does not is shown as waiting, with the reason that its worker gives.
-    fn hold_back(&self, status: &mut ContainerStatus, container: &Container, kind: Containers, seen: Option<&ObservedContainer>) {
+    fn hold_back(
+        &self,
+        status: &mut ContainerStatus,
+        container: &Container,
+        kind: Containers,
+        seen: Option<&ObservedContainer>,
+    ) {
         let is_init = matches!(kind, Containers::Init | Containers::Sidecar);
         if is_init && seen.is_some_and(|c| c.state == Observed::Exited && c.exit_code == 0) {
             return;
@@ -231,7 +243,13 @@ impl Listing<'_> {
     // ---- probes
 
     /// Fills in `started` and `ready`.
-    fn judge(&self, status: &mut ContainerStatus, container: &Container, kind: Containers, old: Option<&ContainerStatus>) {
+    fn judge(
+        &self,
+        status: &mut ContainerStatus,
+        container: &Container,
+        kind: Containers,
+        old: Option<&ContainerStatus>,
+    ) {
         if kind == Containers::Ephemeral {
             return;
         }
@@ -269,7 +287,12 @@ impl Listing<'_> {
     // ---- mounts
 
     /// Fixed once they are known, but for what only the runtime can tell of a mount.
-    fn volume_mounts(&self, container: &Container, seen: Option<&ObservedContainer>, old: Option<&ContainerStatus>) -> Option<Vec<VolumeMountStatus>> {
+    fn volume_mounts(
+        &self,
+        container: &Container,
+        seen: Option<&ObservedContainer>,
+        old: Option<&ContainerStatus>,
+    ) -> Option<Vec<VolumeMountStatus>> {
         let known = old.filter(|o| seen.is_some_and(|c| o.container_id.as_deref() == Some(&container_id(c))));
         if let Some(mounts) = known.and_then(|o| o.volume_mounts.clone()) {
             return Some(mounts);

@@ -1,7 +1,7 @@
 //! Statuses made comparable with what the API server gives back, and the changes that may not be made.
 
 use k8s_openapi::{
-    api::core::v1::{Container, ContainerState, ContainerStatus, PodCondition, PodStatus},
+    api::core::v1::{Container, ContainerState, ContainerStatus, PodCondition, PodStatus, ResourceRequirements},
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
@@ -10,6 +10,7 @@ use crate::{
     Containers, DesiredPod,
     conditions::{self, could_restart_all},
     desired::init_kind,
+    quantity::{ApiList, Quantity},
     restart::after_exit,
     time::Timestamp,
 };
@@ -27,12 +28,13 @@ pub fn normalize(desired: &DesiredPod, status: &mut PodStatus) {
         truncate(&mut condition.last_probe_time);
         truncate(&mut condition.last_transition_time);
     }
-    let lists = [
-        &mut status.init_container_statuses,
-        &mut status.container_statuses,
-        &mut status.ephemeral_container_statuses,
-    ];
+    let lists =
+        [&mut status.init_container_statuses, &mut status.container_statuses, &mut status.ephemeral_container_statuses];
+    canonical_list(&mut status.allocated_resources);
+    canonical(&mut status.resources);
     for container in lists.into_iter().flatten().flatten() {
+        canonical_list(&mut container.allocated_resources);
+        canonical(&mut container.resources);
         for state in [&mut container.state, &mut container.last_state].into_iter().flatten() {
             normalize_state(state, budget);
         }
@@ -49,6 +51,20 @@ fn normalize_state(state: &mut ContainerState, budget: usize) {
         if let Some(message) = &mut end.message {
             cut(message, budget);
         }
+    }
+}
+
+/// Amounts as the API server writes them, whatever a manifest said.
+fn canonical(resources: &mut Option<ResourceRequirements>) {
+    if let Some(resources) = resources {
+        canonical_list(&mut resources.requests);
+        canonical_list(&mut resources.limits);
+    }
+}
+
+fn canonical_list(list: &mut Option<ApiList>) {
+    for amount in list.iter_mut().flat_map(|l| l.values_mut()) {
+        *amount = Quantity::of(amount).to_api();
     }
 }
 
@@ -97,7 +113,10 @@ pub fn check_transition(desired: &DesiredPod, old: &PodStatus, new: &PodStatus) 
     if desired.restart_policy() == "Always" || could_restart_all(desired) {
         return Ok(());
     }
-    let check = |containers: &[Container], old: &Option<Vec<ContainerStatus>>, new: &Option<Vec<ContainerStatus>>, what: &str| {
+    let check = |containers: &[Container],
+                 old: &Option<Vec<ContainerStatus>>,
+                 new: &Option<Vec<ContainerStatus>>,
+                 what: &str| {
         for before in old.iter().flatten() {
             let Some(end) = terminated(before) else { continue };
             let container = containers.iter().find(|c| c.name == before.name);
@@ -106,7 +125,10 @@ pub fn check_transition(desired: &DesiredPod, old: &PodStatus, new: &PodStatus) 
             });
             let after = new.iter().flatten().find(|s| s.name == before.name);
             if !restartable && after.is_some_and(|s| terminated(s).is_none()) {
-                return Err(format!("terminated {what} {} attempted illegal transition to non-terminated state", before.name));
+                return Err(format!(
+                    "terminated {what} {} attempted illegal transition to non-terminated state",
+                    before.name
+                ));
             }
         }
         Ok(())

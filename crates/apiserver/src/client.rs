@@ -1,0 +1,276 @@
+//! The handle of the API server: deadlines, budgets, retries of what the server asks to retry, and reload.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use host::Clock;
+use http::Request;
+use kube::client::Body;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::{
+    ApiError, Reachability,
+    body::{self, Lines},
+    budget::{Budget, Budgets},
+    connection::{Connections, Origin, WatchClient},
+    reachability::ReachabilityCell,
+    request::Call,
+};
+
+/// After this many answers "too many requests" the caller gets to see one.
+const RETRIES_ON_REQUEST: u32 = 4;
+
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// kubeAPIQPS and kubeAPIBurst: of each budget (pod status, tokens, reads). Zero or less: unlimited.
+    pub qps: f64,
+    pub burst: u32,
+    /// eventRecordQPS and eventBurst.
+    pub event_qps: f64,
+    pub event_burst: u32,
+    /// Of every request that isn't a watch.
+    pub request_timeout: Duration,
+    /// Of leases and node status.
+    pub heartbeat_timeout: Duration,
+    pub user_agent: String,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            qps: 50.0,
+            burst: 100,
+            event_qps: 50.0,
+            event_burst: 100,
+            request_timeout: Duration::from_secs(30),
+            heartbeat_timeout: Duration::from_secs(10),
+            user_agent: "kubelet/v1.37.2 (linux/amd64) ferrolet/0.1.0".to_owned(),
+        }
+    }
+}
+
+/// Cheap to clone; all clones share connections, budgets and what is known of the server's health.
+#[derive(Clone)]
+pub struct ApiServer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    kubeconfig: Option<PathBuf>,
+    options: ClientOptions,
+    connections: ArcSwap<Connections>,
+    /// Counts reloads: watches reopen on it, so that no connection outlives its credentials for long.
+    generation: watch::Sender<u64>,
+    budgets: Budgets,
+    reachability: ReachabilityCell,
+    files: tokio::sync::Mutex<Fingerprint>,
+}
+
+impl std::fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiServer").field("kubeconfig", &self.shared.kubeconfig).finish_non_exhaustive()
+    }
+}
+
+impl ApiServer {
+    /// Reads the kubeconfig and the files it names. Doesn't connect: the server may be started by this very agent.
+    pub async fn from_kubeconfig(path: impl AsRef<Path>, options: ClientOptions) -> Result<Self, ApiError> {
+        let path = path.as_ref();
+        let files = Fingerprint::of(path).await;
+        let origin = Origin::from_kubeconfig(path, &options.user_agent).await?;
+        Self::new(Some(path.to_owned()), origin, files, options)
+    }
+
+    /// Talks to a service in this process. Needs a tokio runtime around it.
+    pub fn from_service<S, B>(service: S, options: ClientOptions) -> Self
+    where
+        S: tower::Service<Request<Body>, Response = http::Response<B>> + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<tower::BoxError>,
+        B: http_body_util::BodyExt<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<tower::BoxError>,
+    {
+        let origin = Origin::Fixed(kube::Client::new(service, "default"));
+        let files = Fingerprint::default();
+        Self::new(None, origin, files, options).expect("a service that is there needs no credentials")
+    }
+
+    fn new(
+        kubeconfig: Option<PathBuf>,
+        origin: Origin,
+        files: Fingerprint,
+        options: ClientOptions,
+    ) -> Result<Self, ApiError> {
+        let budgets = Budgets::new(options.qps, options.burst, options.event_qps, options.event_burst);
+        let connections = ArcSwap::from_pointee(Connections::new(origin)?);
+        let generation = watch::Sender::new(0);
+        let reachability = ReachabilityCell::new(Clock::start());
+        let files = tokio::sync::Mutex::new(files);
+        let shared = Shared { kubeconfig, options, connections, generation, budgets, reachability, files };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Reads kubeconfig, certificates and keys again and goes on over new connections. On an error the old ones stay.
+    pub async fn reload(&self) -> Result<(), ApiError> {
+        let Some(path) = &self.shared.kubeconfig else { return Ok(()) };
+        let mut files = self.shared.files.lock().await;
+        *files = Fingerprint::of(path).await;
+        self.reconnect(path).await
+    }
+
+    /// Reloads when one of the files has other contents than at the last load; says whether it did.
+    pub async fn reload_if_changed(&self) -> Result<bool, ApiError> {
+        let Some(path) = &self.shared.kubeconfig else { return Ok(false) };
+        let mut files = self.shared.files.lock().await;
+        let found = Fingerprint::of(path).await;
+        if found == *files {
+            return Ok(false);
+        }
+        *files = found;
+        self.reconnect(path).await.map(|()| true)
+    }
+
+    async fn reconnect(&self, path: &Path) -> Result<(), ApiError> {
+        let origin = Origin::from_kubeconfig(path, &self.shared.options.user_agent).await?;
+        self.shared.connections.store(Arc::new(Connections::new(origin)?));
+        self.shared.generation.send_modify(|n| *n += 1);
+        tracing::info!(path = %path.display(), "API client reloaded");
+        Ok(())
+    }
+
+    /// What the last request found out about the server.
+    pub fn reachability(&self) -> watch::Receiver<Reachability> {
+        self.shared.reachability.subscribe()
+    }
+
+    pub(crate) fn reloads(&self) -> watch::Receiver<u64> {
+        self.shared.generation.subscribe()
+    }
+
+    pub(crate) fn heartbeat_timeout(&self) -> Duration {
+        self.shared.options.heartbeat_timeout
+    }
+
+    /// Sends a call and decodes its answer.
+    pub(crate) async fn ask<T: DeserializeOwned>(&self, call: Call) -> Result<T, ApiError> {
+        let body = self.ask_raw(&call).await?;
+        serde_json::from_slice(&body).map_err(|e| ApiError::decode(call.operation, &call.object, &e))
+    }
+
+    /// Sends a call whose answer matters only by being one.
+    pub(crate) async fn tell(&self, call: Call) -> Result<(), ApiError> {
+        self.ask_raw(&call).await.map(drop)
+    }
+
+    /// The deadline covers the waits that the server asks for, but not the wait for our own budget.
+    pub(crate) async fn ask_raw(&self, call: &Call) -> Result<Vec<u8>, ApiError> {
+        self.shared.budgets.take(call.budget).await;
+        let limit = call.deadline.unwrap_or(self.shared.options.request_timeout);
+        let answer = tokio::time::timeout(limit, self.ask_patiently(call)).await;
+        let late = || ApiError::Deadline { operation: call.operation, object: call.object.clone(), limit };
+        let result = answer.unwrap_or_else(|_| Err(late()));
+        self.note(&result);
+        if matches!(&result, Err(e) if e.is_unauthorized()) && matches!(self.reload_if_changed().await, Ok(true)) {
+            return tokio::time::timeout(limit, self.ask_once(call)).await.unwrap_or_else(|_| Err(late()));
+        }
+        result
+    }
+
+    /// Repeats a call that the server put off: it has not begun to serve it then.
+    async fn ask_patiently(&self, call: &Call) -> Result<Vec<u8>, ApiError> {
+        let mut tries = 0;
+        loop {
+            let result = self.ask_once(call).await;
+            let wait = result.as_ref().err().and_then(|e| e.refusal()).and_then(|r| r.retry_after);
+            match wait {
+                Some(wait) if tries < RETRIES_ON_REQUEST => tokio::time::sleep(wait).await,
+                _ => return result,
+            }
+            tries += 1;
+        }
+    }
+
+    async fn ask_once(&self, call: &Call) -> Result<Vec<u8>, ApiError> {
+        let connections = self.shared.connections.load_full();
+        let heartbeat = call.budget == Budget::Heartbeat;
+        let client = if heartbeat { &connections.heartbeats } else { &connections.requests };
+        let body = send(client, call).await?;
+        body::whole(call, body).await
+    }
+
+    /// Opens a watch; its deadline is for the answer's head only.
+    pub(crate) async fn open_watch(&self, call: Call) -> Result<WatchStream, ApiError> {
+        let place = self.shared.connections.load_full().for_watch()?;
+        let limit = self.shared.options.request_timeout;
+        let late = || ApiError::Deadline { operation: call.operation, object: call.object.clone(), limit };
+        let opened = tokio::time::timeout(limit, send(&place.client, &call)).await.unwrap_or_else(|_| Err(late()));
+        self.note(&opened);
+        if matches!(&opened, Err(e) if e.is_unauthorized())
+            && let Err(error) = self.reload_if_changed().await
+        {
+            tracing::warn!(%error, "credentials were refused and can't be reloaded");
+        }
+        Ok(WatchStream { lines: Lines::new(opened?), call, _place: place })
+    }
+
+    fn note<T>(&self, result: &Result<T, ApiError>) {
+        match result {
+            Err(error) if error.is_unreachable() => self.shared.reachability.failed(error),
+            _ => self.shared.reachability.answered(),
+        }
+    }
+}
+
+async fn send(client: &kube::Client, call: &Call) -> Result<Body, ApiError> {
+    let request = call.request()?.map(Body::from);
+    let response = client.send(request).await.map_err(|source| ApiError::Unreachable {
+        operation: call.operation,
+        object: call.object.clone(),
+        source: Arc::new(source),
+    })?;
+    body::accepted(call, response).await
+}
+
+/// An open watch: lines of JSON.
+pub(crate) struct WatchStream {
+    lines: Lines,
+    call: Call,
+    _place: WatchClient,
+}
+
+impl WatchStream {
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, ApiError> {
+        self.lines.next(&self.call).await
+    }
+    pub(crate) fn call(&self) -> &Call {
+        &self.call
+    }
+}
+
+/// A hash of the kubeconfig and of the files it names.
+#[derive(Default, PartialEq, Eq)]
+struct Fingerprint(u64);
+
+impl Fingerprint {
+    async fn of(kubeconfig: &Path) -> Self {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        for path in std::iter::once(kubeconfig.to_owned()).chain(named_files(kubeconfig)) {
+            tokio::fs::read(&path).await.ok().hash(&mut hasher);
+        }
+        Self(hasher.finish())
+    }
+}
+
+fn named_files(kubeconfig: &Path) -> Vec<PathBuf> {
+    let Ok(parsed) = kube::config::Kubeconfig::read_from(kubeconfig) else { return Vec::new() };
+    let users = parsed.auth_infos.into_iter().filter_map(|u| u.auth_info);
+    let of_users = users.flat_map(|u| [u.client_certificate, u.client_key]);
+    let of_clusters = parsed.clusters.into_iter().filter_map(|c| c.cluster).map(|c| c.certificate_authority);
+    of_users.chain(of_clusters).flatten().map(PathBuf::from).collect()
+}

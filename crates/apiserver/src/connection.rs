@@ -1,0 +1,165 @@
+//! Connections to one API server: TLS, HTTP/2 with pings, and enough of them for all watches.
+//!
+//! A server allows about a hundred streams per HTTP/2 connection and a request beyond that would wait for ever
+//! behind watches. So watches are spread over shards, apart from the requests, and heartbeats have their own.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use http::{HeaderValue, header};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client as HyperClient, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use kube::{
+    Client, Config,
+    client::{Body, ClientBuilder, ConfigExt},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+use tower::ServiceExt as _;
+
+use crate::ApiError;
+
+const WATCHES_PER_CONNECTION: usize = 80;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A silent peer is found out after interval + timeout, as by client-go.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Where clients come from.
+pub(crate) enum Origin {
+    Kubeconfig(Box<Config>),
+    /// An in-process server: one client serves all.
+    Fixed(Client),
+}
+
+impl Origin {
+    pub(crate) async fn from_kubeconfig(path: &Path, user_agent: &str) -> Result<Self, ApiError> {
+        let wrong = |source| ApiError::Kubeconfig { path: path.to_owned(), source: Arc::new(source) };
+        let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
+        let options = KubeConfigOptions::default();
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(wrong)?;
+        if let Ok(value) = HeaderValue::from_str(user_agent) {
+            config.headers.push((header::USER_AGENT, value));
+        }
+        if config.proxy_url.is_some() {
+            tracing::warn!(path = %path.display(), "proxy-url of the kubeconfig is not used: connecting directly");
+        }
+        Ok(Self::Kubeconfig(Box::new(config)))
+    }
+
+    fn client(&self) -> Result<Client, ApiError> {
+        match self {
+            Self::Fixed(client) => Ok(client.clone()),
+            Self::Kubeconfig(config) => over_the_network(config),
+        }
+    }
+}
+
+fn over_the_network(config: &Config) -> Result<Client, ApiError> {
+    let wrong = |source| ApiError::Credentials { source: Arc::new(source) };
+    let http = hyper_client(connector(config)?).map_err(tower::BoxError::from);
+    let headers = config.extra_headers_layer().map_err(wrong)?;
+    let base = config.base_uri_layer();
+    let builder = ClientBuilder::new(http, config.default_namespace.clone()).with_layer(&base).with_layer(&headers);
+    Ok(match config.auth_layer().map_err(wrong)? {
+        Some(auth) => builder.with_layer(&auth).build(),
+        None => builder.build(),
+    })
+}
+
+fn connector(config: &Config) -> Result<HttpsConnector<HttpConnector>, ApiError> {
+    let tls = config.rustls_client_config().map_err(|e| ApiError::Credentials { source: Arc::new(e) })?;
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(PING_INTERVAL));
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    let mut builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    if let Some(name) = &config.tls_server_name {
+        let parsed = name.clone().try_into().map_err(|_| ApiError::ServerName { name: name.clone() })?;
+        builder = builder.with_server_name_resolver(FixedServerNameResolver::new(parsed));
+    }
+    // As for client-go: an operator's way out where a middlebox breaks HTTP/2.
+    Ok(if std::env::var_os("DISABLE_HTTP2").is_some_and(|v| !v.is_empty()) {
+        builder.enable_http1().wrap_connector(tcp)
+    } else {
+        builder.enable_all_versions().wrap_connector(tcp)
+    })
+}
+
+fn hyper_client(connector: HttpsConnector<HttpConnector>) -> HyperClient<HttpsConnector<HttpConnector>, Body> {
+    HyperClient::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        .http2_keep_alive_while_idle(true)
+        .build(connector)
+}
+
+/// All connections made with one set of credentials.
+pub(crate) struct Connections {
+    origin: Origin,
+    pub(crate) requests: Client,
+    pub(crate) heartbeats: Client,
+    shards: Mutex<Vec<Shard>>,
+}
+
+struct Shard {
+    client: Client,
+    /// One reference is the shard's own, the others are open watches.
+    uses: Arc<()>,
+}
+
+/// A client to open one watch with. The place on its connection is taken until this is dropped.
+pub(crate) struct WatchClient {
+    pub(crate) client: Client,
+    _place: Arc<()>,
+}
+
+impl Connections {
+    pub(crate) fn new(origin: Origin) -> Result<Self, ApiError> {
+        let (requests, heartbeats) = (origin.client()?, origin.client()?);
+        Ok(Self { origin, requests, heartbeats, shards: Mutex::new(Vec::new()) })
+    }
+
+    pub(crate) fn for_watch(&self) -> Result<WatchClient, ApiError> {
+        let mut shards = self.shards.lock().unwrap_or_else(|e| e.into_inner());
+        let open = |shard: &Shard| Arc::strong_count(&shard.uses) - 1;
+        let free = shards.iter().position(|s| open(s) < WATCHES_PER_CONNECTION);
+        let index = match free {
+            Some(index) => index,
+            None => {
+                shards.push(Shard { client: self.origin.client()?, uses: Arc::new(()) });
+                shards.len() - 1
+            }
+        };
+        let watch = WatchClient { client: shards[index].client.clone(), _place: shards[index].uses.clone() };
+        shards.retain(|s| open(s) > 0);
+        Ok(watch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn watches_are_spread_before_a_connection_is_full_and_empty_ones_are_closed() {
+        let service = tower::service_fn(|_: http::Request<Body>| async {
+            Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
+        });
+        let all = Connections::new(Origin::Fixed(Client::new(service, "default"))).unwrap();
+        let mut held: Vec<_> = (0..=WATCHES_PER_CONNECTION).map(|_| all.for_watch().unwrap()).collect();
+        assert_eq!(all.shards.lock().unwrap().len(), 2);
+        held.truncate(1);
+        held.push(all.for_watch().unwrap());
+        assert_eq!(all.shards.lock().unwrap().len(), 1);
+    }
+}

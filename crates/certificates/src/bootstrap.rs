@@ -1,0 +1,12 @@
+//! Certificates that the cluster signs: the node's own identity (TLS bootstrap and rotation) and, with
+//! serverTLSBootstrap, its serving certificate.
+
+mod first;
+mod kubeconfig;
+mod request;
+mod rotation;
+mod store;
+
+pub use first::{FirstIdentity, ensure_identity};
+pub use rotation::{ClientRotation, ServingRotation};
+pub use store::PairStore;

@@ -1,0 +1,244 @@
+//! Tasks: renew a certificate before it expires.
+//!
+//! Reads: the stored pair, the Node's addresses. Writes: signing requests, the pair store. Wakes on: time, changed
+//! addresses. Validity is wall time by nature; the waits are cut short so that a jump of the clock is noticed.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use apiserver::ApiServer;
+use host::Clock;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, NodeAddress};
+use tokio::sync::watch;
+
+use super::{
+    kubeconfig::uses_certificate,
+    request::{Purpose, Wanted, new_key, request},
+    store::PairStore,
+};
+use crate::{CertificateError, Pair, Result, ServingCertificate, pair::Names, ttl};
+
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Somewhere between 70 and 90 % of its life, so that nodes of one age don't ask together.
+fn renew_at(pair: &Pair, fraction: f64) -> Timestamp {
+    let life = pair.not_after.duration_since(pair.not_before).as_secs_f64();
+    let seconds = (life * (0.7 + 0.2 * fraction)).round() as i64;
+    Timestamp::from_second(pair.not_before.as_second().saturating_add(seconds)).unwrap_or(pair.not_after)
+}
+
+fn fraction() -> f64 {
+    RandomState::new().hash_one(0) as f64 / u64::MAX as f64
+}
+
+/// Until the wall clock shows `at`.
+async fn wait_until(clock: Clock, at: Timestamp) {
+    loop {
+        let left = Duration::try_from(at.duration_since(clock.wall())).unwrap_or_default();
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+    }
+}
+
+/// Option rotateCertificates.
+pub struct ClientRotation {
+    pub api: ApiServer,
+    pub store: PairStore,
+    pub node_name: String,
+    pub clock: Clock,
+}
+
+impl ClientRotation {
+    /// Runs until dropped. A store without a pair (kubeadm's first node brings its identity in the kubeconfig) gets one
+    /// at once.
+    pub async fn run(self, kubeconfig: &Path) {
+        if !uses_certificate(kubeconfig, &self.store.current_path()) {
+            let path = self.store.current_path();
+            tracing::info!(path = %path.display(), "the kubeconfig does not use the rotated client certificate");
+        }
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if let Some(pair) = self.store.load() {
+                ttl::client_expires(pair.not_after);
+                wait_until(self.clock, renew_at(&pair, fraction())).await;
+            }
+            match self.renew().await {
+                Ok(pair) => {
+                    tracing::info!(not_after = %pair.not_after, "client certificate renewed");
+                    pause = FIRST_PAUSE;
+                }
+                Err(error) => {
+                    ttl::CLIENT_ERRORS.inc();
+                    tracing::warn!(error = described(&error), "client certificate not renewed");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    async fn renew(&self) -> Result<Pair> {
+        let key = new_key()?;
+        let wanted =
+            Wanted { node_name: self.node_name.clone(), purpose: Purpose::Client, generate_name: "csr-", limit: LIMIT };
+        let certificate = request(&self.api, &key, &wanted).await?;
+        let pair = self.store.update(&certificate, &key.serialize_pem(), self.clock.wall())?;
+        let subject = format!("system:node:{}", self.node_name);
+        self.api.reload().await.map_err(|source| CertificateError::Request { subject, source: Box::new(source) })?;
+        Ok(pair)
+    }
+}
+
+/// Option serverTLSBootstrap.
+pub struct ServingRotation {
+    pub api: ApiServer,
+    pub store: PairStore,
+    pub node_name: String,
+    pub clock: Clock,
+    pub serving: ServingCertificate,
+    /// Its addresses are the names to ask for.
+    pub node: watch::Receiver<Option<Arc<Node>>>,
+}
+
+impl ServingRotation {
+    /// Runs until dropped. Until the first certificate is signed there is none to serve with, as with upstream.
+    pub async fn run(mut self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let Some(names) = self.wanted_names().await else { return };
+            let stored = self.store.load().filter(|pair| pair.is_valid_at(self.clock.wall()));
+            if let Some(pair) = &stored {
+                // With other names it is still better than none.
+                self.serving.set(pair.clone());
+            }
+            if let Some(pair) = stored.filter(|pair| pair.names == names) {
+                let at = renew_at(&pair, fraction());
+                if !self.wait_until_or_renamed(at, &names).await {
+                    continue;
+                }
+            }
+            match self.renew(names).await {
+                Ok(()) => pause = FIRST_PAUSE,
+                Err(error) => {
+                    ttl::SERVING_ERRORS.inc();
+                    tracing::warn!(error = described(&error), "serving certificate not renewed");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Waits until the Node has an address (the signer wants more than a host name); None when nobody follows it any more.
+    async fn wanted_names(&mut self) -> Option<Names> {
+        loop {
+            let names = names_of(self.node.borrow_and_update().as_deref());
+            if !names.ips.is_empty() {
+                return Some(names);
+            }
+            self.node.changed().await.ok()?;
+        }
+    }
+
+    /// False when the Node's addresses are others before it is time.
+    async fn wait_until_or_renamed(&mut self, at: Timestamp, names: &Names) -> bool {
+        let (clock, node) = (self.clock, &mut self.node);
+        let renamed = async {
+            loop {
+                if node.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                let now = names_of(node.borrow_and_update().as_deref());
+                if !now.ips.is_empty() && now != *names {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = wait_until(clock, at) => true,
+            () = renamed => false,
+        }
+    }
+
+    async fn renew(&self, names: Names) -> Result<()> {
+        let key = new_key()?;
+        let wanted = Wanted {
+            node_name: self.node_name.clone(),
+            purpose: Purpose::Serving(names),
+            generate_name: "csr-",
+            limit: LIMIT,
+        };
+        let certificate = request(&self.api, &key, &wanted).await?;
+        let pair = self.store.update(&certificate, &key.serialize_pem(), self.clock.wall())?;
+        tracing::info!(not_after = %pair.not_after, "serving certificate renewed");
+        self.serving.set(pair);
+        Ok(())
+    }
+}
+
+/// Every address of the Node, by what it is.
+fn names_of(node: Option<&Node>) -> Names {
+    let addresses = node.and_then(|n| n.status.as_ref()).and_then(|s| s.addresses.as_deref()).unwrap_or_default();
+    let (mut dns, mut ips) = (Vec::new(), Vec::new());
+    for NodeAddress { type_, address } in addresses.iter().filter(|a| !a.address.is_empty()) {
+        match (type_.as_str(), address.parse::<IpAddr>()) {
+            ("Hostname" | "InternalIP" | "ExternalIP", Ok(ip)) => ips.push(ip),
+            ("Hostname" | "InternalDNS" | "ExternalDNS", Err(_)) => dns.push(address.clone()),
+            _ => {}
+        }
+    }
+    Names::new(dns, ips)
+}
+
+fn described(error: &CertificateError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::NodeStatus;
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    #[test]
+    fn renewal_falls_between_seventy_and_ninety_percent_of_the_life() {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(2026, 1, 11));
+        let certificate = params.self_signed(&key).unwrap().pem();
+        let pair = Pair::from_pem(certificate.as_bytes(), key.serialize_pem().as_bytes(), "test").unwrap();
+        assert_eq!(renew_at(&pair, 0.0).to_string(), "2026-01-08T00:00:00Z");
+        assert_eq!(renew_at(&pair, 1.0).to_string(), "2026-01-10T00:00:00Z");
+    }
+
+    #[test]
+    fn the_nodes_addresses_are_the_names_to_ask_for() {
+        let address = |kind: &str, text: &str| NodeAddress { type_: kind.into(), address: text.into() };
+        let addresses = vec![
+            address("InternalIP", "192.0.2.2"),
+            address("Hostname", "n"),
+            address("InternalDNS", "n.internal"),
+            address("ExternalIP", "junk"),
+        ];
+        let status = NodeStatus { addresses: Some(addresses), ..NodeStatus::default() };
+        let node = Node { status: Some(status), ..Node::default() };
+        let expected = Names::new(vec!["n".into(), "n.internal".into()], vec!["192.0.2.2".parse().unwrap()]);
+        assert_eq!(names_of(Some(&node)), expected);
+        assert_eq!(names_of(None), Names::default());
+    }
+}

@@ -1,0 +1,252 @@
+//! What a cgroup uses, read from its files. The numbers mean what cAdvisor makes of them, for the summary API.
+
+use std::{collections::HashMap, fs, path::Path};
+
+use crate::{
+    Error, Result, Version,
+    hierarchy::{Hierarchies, below},
+};
+
+/// Fields are `None` where the kernel shows no such number (no such controller, the v2 root).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// CPU time used since the cgroup was made, nanoseconds.
+    pub cpu_ns: Option<u64>,
+    pub memory: Option<MemoryUsage>,
+    pub pids: Option<u64>,
+    /// Version 2 with pressure stall information.
+    pub cpu_pressure: Option<Pressure>,
+    pub memory_pressure: Option<Pressure>,
+    pub io_pressure: Option<Pressure>,
+}
+
+/// Bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUsage {
+    pub usage: u64,
+    /// `usage` less the file pages that are easy to drop.
+    pub working_set: u64,
+    pub rss: u64,
+    pub cache: u64,
+    pub swap: u64,
+    pub page_faults: u64,
+    pub major_page_faults: u64,
+    /// None when unlimited.
+    pub limit: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pressure {
+    pub some: Stall,
+    pub full: Stall,
+}
+
+/// Shares of time in percent, and the total in microseconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stall {
+    pub avg10: f64,
+    pub avg60: f64,
+    pub avg300: f64,
+    pub total: u64,
+}
+
+/// Reads the files of the cgroup at `path` (below each hierarchy's mount point).
+pub fn read(hierarchies: &Hierarchies, path: &str) -> Result<Usage> {
+    match hierarchies.version() {
+        Version::V1 => read_v1(hierarchies, path),
+        Version::V2 => read_v2(hierarchies, path),
+    }
+}
+
+fn read_v1(hierarchies: &Hierarchies, path: &str) -> Result<Usage> {
+    let dir = |controller| hierarchies.of(controller).map(|mount| below(mount, path));
+    let (cpu, memory) = (dir("cpuacct")?, dir("memory")?);
+    if !cpu.is_dir() && !memory.is_dir() {
+        return Err(Error::Missing { name: path.to_owned() });
+    }
+    Ok(Usage {
+        cpu_ns: number(&cpu.join("cpuacct.usage")),
+        memory: number(&memory.join("memory.usage_in_bytes")).map(|usage| {
+            let limit = number(&memory.join("memory.limit_in_bytes"));
+            memory_v1(usage, limit, &table(&memory.join("memory.stat")))
+        }),
+        pids: dir("pids").ok().and_then(|dir| number(&dir.join("pids.current"))),
+        ..Usage::default()
+    })
+}
+
+fn memory_v1(usage: u64, limit: Option<u64>, stat: &HashMap<String, u64>) -> MemoryUsage {
+    let get = |key: &str| stat.get(key).copied().unwrap_or_default();
+    MemoryUsage {
+        usage,
+        working_set: usage.saturating_sub(get("total_inactive_file")),
+        rss: get("total_rss"),
+        cache: get("total_cache"),
+        swap: get("total_swap"),
+        page_faults: get("pgfault"),
+        major_page_faults: get("pgmajfault"),
+        // The kernel's "none" is the greatest page multiple of a signed 64-bit number.
+        limit: limit.filter(|l| *l < 1 << 62),
+    }
+}
+
+fn read_v2(hierarchies: &Hierarchies, path: &str) -> Result<Usage> {
+    let dir = below(hierarchies.of("cpu")?, path);
+    if !dir.is_dir() {
+        return Err(Error::Missing { name: path.to_owned() });
+    }
+    let is_root = path.trim_matches('/').is_empty();
+    let usage = if is_root { root_memory() } else { number(&dir.join("memory.current")) };
+    Ok(Usage {
+        cpu_ns: table(&dir.join("cpu.stat")).get("usage_usec").map(|usec| usec.saturating_mul(1000)),
+        memory: usage.map(|usage| {
+            let swap = number(&dir.join("memory.swap.current")).unwrap_or_default();
+            let limit = number(&dir.join("memory.max"));
+            memory_v2(usage, swap, limit, &table(&dir.join("memory.stat")))
+        }),
+        pids: number(&dir.join("pids.current")),
+        cpu_pressure: pressure(&dir.join("cpu.pressure")),
+        memory_pressure: pressure(&dir.join("memory.pressure")),
+        io_pressure: pressure(&dir.join("io.pressure")),
+    })
+}
+
+fn memory_v2(usage: u64, swap: u64, limit: Option<u64>, stat: &HashMap<String, u64>) -> MemoryUsage {
+    let get = |key: &str| stat.get(key).copied().unwrap_or_default();
+    MemoryUsage {
+        usage,
+        working_set: usage.saturating_sub(get("inactive_file")),
+        rss: get("anon"),
+        cache: get("file"),
+        swap,
+        page_faults: get("pgfault"),
+        major_page_faults: get("pgmajfault"),
+        limit,
+    }
+}
+
+/// The v2 root has no memory.current: all that is not free.
+fn root_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    Some(meminfo(&text, "MemTotal")?.saturating_sub(meminfo(&text, "MemFree")?))
+}
+
+fn meminfo(text: &str, key: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    Some(rest.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+/// None for `max` as well as for a file that is not there.
+fn number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Lines of a key and a number.
+fn table(path: &Path) -> HashMap<String, u64> {
+    parse_table(&fs::read_to_string(path).unwrap_or_default())
+}
+
+fn parse_table(text: &str) -> HashMap<String, u64> {
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter_map(|(k, v)| Some((k.to_owned(), v.trim().parse().ok()?)))
+        .collect()
+}
+
+fn pressure(path: &Path) -> Option<Pressure> {
+    parse_pressure(&fs::read_to_string(path).ok()?)
+}
+
+fn parse_pressure(text: &str) -> Option<Pressure> {
+    let mut pressure = Pressure::default();
+    for line in text.lines() {
+        let (kind, rest) = line.split_once(' ')?;
+        let mut stall = Stall::default();
+        for (key, value) in rest.split(' ').filter_map(|field| field.split_once('=')) {
+            match key {
+                "avg10" => stall.avg10 = value.parse().ok()?,
+                "avg60" => stall.avg60 = value.parse().ok()?,
+                "avg300" => stall.avg300 = value.parse().ok()?,
+                "total" => stall.total = value.parse().ok()?,
+                _ => {}
+            }
+        }
+        match kind {
+            "some" => pressure.some = stall,
+            "full" => pressure.full = stall,
+            _ => {}
+        }
+    }
+    Some(pressure)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn v1_memory_counts_the_whole_subtree() {
+        let stat = parse_table(
+            "cache 1\nrss 2\ntotal_cache 30\ntotal_rss 20\ntotal_inactive_file 10\npgfault 7\npgmajfault 3\ntotal_swap 4\n",
+        );
+        let memory = memory_v1(100, Some(9_223_372_036_854_771_712), &stat);
+        let expected = MemoryUsage {
+            usage: 100,
+            working_set: 90,
+            rss: 20,
+            cache: 30,
+            swap: 4,
+            page_faults: 7,
+            major_page_faults: 3,
+            limit: None,
+        };
+        assert_eq!(memory, expected);
+    }
+
+    #[test]
+    fn the_working_set_never_falls_below_nothing() {
+        let stat = parse_table("inactive_file 500\nanon 5\nfile 600\n");
+        let memory = memory_v2(100, 0, Some(200), &stat);
+        assert_eq!((memory.working_set, memory.rss, memory.cache, memory.limit), (0, 5, 600, Some(200)));
+    }
+
+    #[test]
+    fn pressure_lines_are_read() {
+        let text =
+            "some avg10=1.50 avg60=0.25 avg300=0.00 total=1234\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=99\n";
+        let pressure = parse_pressure(text).unwrap();
+        assert_eq!(pressure.some, Stall { avg10: 1.5, avg60: 0.25, avg300: 0.0, total: 1234 });
+        assert_eq!(pressure.full.total, 99);
+    }
+
+    #[test]
+    fn a_v1_cgroup_is_read_from_its_three_hierarchies() {
+        let root = tempfile::tempdir().unwrap();
+        let mounts: BTreeMap<String, _> =
+            ["cpuacct", "memory", "pids"].map(|c| (c.to_owned(), root.path().join(c))).into();
+        let files = [
+            ("cpuacct/a/cpuacct.usage", "12345\n"),
+            ("memory/a/memory.usage_in_bytes", "100\n"),
+            ("memory/a/memory.limit_in_bytes", "1000\n"),
+            ("memory/a/memory.stat", "total_rss 50\n"),
+            ("pids/a/pids.current", "3\n"),
+        ];
+        for (file, text) in files {
+            let file = root.path().join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        }
+        let hierarchies = Hierarchies::V1(mounts);
+        let usage = read(&hierarchies, "/a").unwrap();
+        assert_eq!((usage.cpu_ns, usage.pids), (Some(12345), Some(3)));
+        assert_eq!(usage.memory.unwrap().limit, Some(1000));
+        assert!(matches!(read(&hierarchies, "/b"), Err(Error::Missing { .. })));
+    }
+
+    #[test]
+    fn meminfo_is_in_kibibytes() {
+        assert_eq!(meminfo("MemTotal:       2048 kB\nMemFree: 1 kB\n", "MemFree"), Some(1024));
+    }
+}

@@ -1,0 +1,257 @@
+//! From options and the machine to what each part is configured with: translation, no decisions about pods.
+
+use std::{collections::BTreeMap, net::IpAddr, path::Path, time::Duration};
+
+use anyhow::{Context, bail};
+use cgroups::{Amount, Cgroups, Config as CgroupsConfig, Driver, NodeResources, Version};
+use cri::Cri;
+use host::{MachineFacts, RootDir, addresses::NodeIp};
+use images::{ImagesConfig, PullLimits};
+use node::{HardEviction, NodeConfig, NodeFacts, Threshold};
+use pod::{
+    backoff::BackoffLimits,
+    quantity::{Amounts, Quantity},
+    sysctl::SysctlPolicy,
+};
+use pod_workers::DispatcherConfig;
+use runtime::{RuntimeConfig, resources::ResourceRules};
+
+use crate::options::Options;
+
+pub(super) fn root_dir(options: &Options) -> anyhow::Result<RootDir> {
+    let root = RootDir::new(&options.flags.root_dir).with_logs(&options.config.pod_logs_dir, "/var/log/containers");
+    root.create().with_context(|| format!("cannot make --root-dir {}", options.flags.root_dir.display()))?;
+    if let Err(error) = root.make_shared() {
+        tracing::warn!(%error, "the root directory is not a shared mount: mounts do not propagate from pods");
+    }
+    Ok(root)
+}
+
+/// The driver that the runtime itself uses; an older one does not say, and the configuration decides.
+pub(super) async fn cgroups(options: &Options, cri: &Cri) -> anyhow::Result<Cgroups> {
+    let config = &options.config;
+    let configured = if config.cgroup_driver == "systemd" { Driver::Systemd } else { Driver::Cgroupfs };
+    let driver = match cri.runtime_config().await {
+        Ok(cri::CgroupDriver::Systemd) => Driver::Systemd,
+        Ok(cri::CgroupDriver::Cgroupfs) => Driver::Cgroupfs,
+        Err(error) if error.is_unimplemented() => configured,
+        Err(error) => return Err(error).context("the runtime does not tell its cgroup driver"),
+    };
+    tracing::info!(?driver, "cgroup driver");
+    let cgroups = Cgroups::new(CgroupsConfig {
+        driver,
+        root: options.cgroup_root().to_owned(),
+        per_qos: config.cgroups_per_qos,
+        cpu_cfs_quota: config.cpu_cfs_quota,
+        cpu_cfs_quota_period: config.cpu_cfs_quota_period.std(),
+        pod_pids_limit: config.pod_pids_limit,
+        enforce_pods: config.enforce_node_allocatable.iter().any(|e| e == "pods"),
+    })?;
+    Ok(cgroups)
+}
+
+/// The agent's own limits and the kernel settings that pods rely on; what is not permitted is only logged.
+pub(super) fn tune(options: &Options) {
+    let wanted = options.config.max_open_files.max(0) as u64;
+    let limit = rustix::process::Rlimit { current: Some(wanted), maximum: Some(wanted) };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit) {
+        tracing::debug!(%error, wanted, "maxOpenFiles not set");
+    }
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", options.config.oom_score_adj.to_string()) {
+        tracing::debug!(%error, "oomScoreAdj not set");
+    }
+    let settings = [
+        ("vm/overcommit_memory", "1"),
+        ("vm/panic_on_oom", "0"),
+        ("kernel/panic", "10"),
+        ("kernel/panic_on_oops", "1"),
+        ("kernel/keys/root_maxkeys", "1000000"),
+        ("kernel/keys/root_maxbytes", "25000000"),
+    ];
+    for (name, value) in settings {
+        let path = Path::new("/proc/sys").join(name);
+        let same = std::fs::read_to_string(&path).is_ok_and(|now| now.trim() == value);
+        if !same
+            && !options.config.protect_kernel_defaults
+            && let Err(error) = std::fs::write(&path, value)
+        {
+            tracing::debug!(%error, setting = name, value, "kernel setting not changed");
+        }
+    }
+}
+
+pub(super) fn node_config(options: &Options, root: &RootDir) -> anyhow::Result<NodeConfig> {
+    let (config, flags) = (&options.config, &options.flags);
+    let ips = options.node_ips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",");
+    let (kube, system) = options.reserved();
+    Ok(NodeConfig {
+        host_name: options.node_name.clone(),
+        node_ip: NodeIp::parse(&ips).context("--node-ip")?,
+        external_cloud: flags.cloud_provider_external,
+        provider_id: config.provider_id.clone(),
+        labels: flags.node_labels.clone(),
+        taints: config.register_with_taints.clone(),
+        register: config.register_node,
+        controller_attach_detach: config.enable_controller_attach_detach,
+        max_pods: config.max_pods.max(0) as u32,
+        pods_per_core: config.pods_per_core.max(0) as u32,
+        status_update_frequency: config.node_status_update_frequency.std(),
+        status_report_frequency: config.node_status_report_frequency.std(),
+        lease_duration_seconds: config.node_lease_duration_seconds,
+        kubelet_version: options.reported_version.clone(),
+        kubelet_port: u16::try_from(config.port).unwrap_or(10250),
+        max_images: config.node_status_max_images,
+        local_storage_isolation: config.local_storage_capacity_isolation,
+        root_dir: root.path().to_owned(),
+        kube_reserved: amounts("kubeReserved", &kube)?,
+        system_reserved: amounts("systemReserved", &system)?,
+        hard_eviction: hard_eviction(options)?,
+        ..NodeConfig::new(&options.node_name)
+    })
+}
+
+fn amounts(field: &str, list: &BTreeMap<String, String>) -> anyhow::Result<Amounts> {
+    list.iter()
+        .map(|(name, text)| Ok((name.clone(), quantity(text).with_context(|| format!("{field}[{name}]"))?)))
+        .collect()
+}
+
+fn quantity(text: &str) -> anyhow::Result<Quantity> {
+    match text.parse::<Quantity>() {
+        Ok(quantity) => Ok(quantity),
+        Err(error) => bail!("{text:?} is no quantity: {error:?}"),
+    }
+}
+
+fn hard_eviction(options: &Options) -> anyhow::Result<HardEviction> {
+    if options.flags.allocatable_ignores_eviction {
+        return Ok(HardEviction::default());
+    }
+    let threshold = |signal: &str| -> anyhow::Result<Option<Threshold>> {
+        let Some(text) = options.config.eviction_hard.get(signal) else { return Ok(None) };
+        let parsed = match text.strip_suffix('%') {
+            Some(percent) => Threshold::Share(percent.parse::<f64>().with_context(|| format!("evictionHard[{signal}]"))? / 100.0),
+            None => Threshold::Amount(quantity(text).with_context(|| format!("evictionHard[{signal}]"))?),
+        };
+        Ok(Some(parsed))
+    };
+    Ok(HardEviction { memory: threshold("memory.available")?, nodefs: threshold("nodefs.available")? })
+}
+
+/// kubepods and the QoS groups, limited to what the machine has less what is reserved.
+pub(super) async fn ensure_node_cgroups(
+    cgroups: &Cgroups,
+    options: &Options,
+    facts: &NodeFacts,
+    machine: &MachineFacts,
+) -> anyhow::Result<()> {
+    let (kube, system) = options.reserved();
+    let (kube, system) = (amounts("kubeReserved", &kube)?, amounts("systemReserved", &system)?);
+    let of = |list: &Amounts, name: &str| list.get(name).copied();
+    let sum = |name: &str, value: fn(&Quantity) -> i64| {
+        [&kube, &system].into_iter().filter_map(|list| of(list, name)).map(|q| value(&q)).sum::<i64>()
+    };
+    let capacity = Amount {
+        milli_cpu: of(&facts.capacity, "cpu").map_or(i64::from(machine.num_cpus) * 1000, |q| q.milli_value()),
+        memory: of(&facts.capacity, "memory").map_or(machine.memory_bytes as i64, |q| q.value()),
+        pids: machine.max_pids.and_then(|p| i64::try_from(p).ok()),
+        hugepages: machine.hugepages.iter().map(|h| (h.page_size, h.page_size * h.pages)).collect(),
+    };
+    let reserved = Amount {
+        milli_cpu: sum("cpu", |q| q.milli_value()),
+        memory: sum("memory", |q| q.value()),
+        pids: None,
+        hugepages: BTreeMap::new(),
+    };
+    cgroups.ensure_node(&NodeResources { capacity, reserved }).await.context("cannot make the node's cgroups")
+}
+
+pub(super) fn runtime_config(
+    options: &Options,
+    root: &RootDir,
+    cgroups: &Cgroups,
+    machine: &MachineFacts,
+    facts: &NodeFacts,
+) -> anyhow::Result<RuntimeConfig> {
+    let config = &options.config;
+    let v2 = cgroups.version() == Version::V2;
+    let resources = ResourceRules {
+        cgroup_v2: v2,
+        cpu_cfs_quota: config.cpu_cfs_quota,
+        cpu_cfs_quota_period: config.cpu_cfs_quota_period.std(),
+        single_process_oom_kill: config.single_process_oom_kill.unwrap_or(!v2),
+        memory_capacity: facts.capacity.get("memory").map_or(machine.memory_bytes as i64, |q| q.value()),
+        swap_capacity: machine.swap_bytes as i64,
+        huge_page_sizes: machine.hugepages.iter().filter_map(|h| i64::try_from(h.page_size).ok()).collect(),
+        ..ResourceRules::default()
+    };
+    let node_ips = facts.host_ips.iter().filter_map(|ip| ip.parse().ok()).collect();
+    Ok(RuntimeConfig {
+        cluster_dns: config.cluster_dns.clone(),
+        cluster_domain: config.cluster_domain.clone(),
+        resolv_conf: (!config.resolv_conf.is_empty()).then(|| config.resolv_conf.clone().into()),
+        node_ips,
+        seccomp_default: options.seccomp_default,
+        resources,
+        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+        ids_per_pod: config.user_namespaces.as_ref().and_then(|u| u.ids_per_pod).and_then(|n| u32::try_from(n).ok()).unwrap_or(65_536),
+        ..RuntimeConfig::new(root.clone())
+    })
+}
+
+pub(super) fn images_config(options: &Options) -> ImagesConfig {
+    let config = &options.config;
+    let parallel = match (config.serialize_image_pulls, config.max_parallel_image_pulls) {
+        (true, _) => Some(1),
+        (false, limit) => limit.and_then(|n| usize::try_from(n).ok()),
+    };
+    let home = std::env::var_os("HOME").map(std::path::PathBuf::from);
+    let mut files = Vec::new();
+    for dir in [Some(options.flags.root_dir.clone()), home.map(|h| h.join(".docker"))].into_iter().flatten() {
+        files.extend([dir.join("config.json"), dir.join(".dockercfg")]);
+    }
+    ImagesConfig {
+        limits: PullLimits {
+            parallel,
+            per_second: f64::from(config.registry_pull_qps),
+            burst: config.registry_burst.max(1) as u32,
+        },
+        node_config_files: files,
+        node_status_max: usize::try_from(config.node_status_max_images).ok(),
+    }
+}
+
+pub(super) fn dispatcher_config(
+    options: &Options,
+    machine: &MachineFacts,
+    needs_node: bool,
+) -> anyhow::Result<DispatcherConfig> {
+    let mut backoff = BackoffLimits::default();
+    if let Some(cap) = options.config.crash_loop_back_off.max_container_restart_period {
+        backoff.cap = cap.std().max(Duration::from_secs(1));
+        backoff.initial = backoff.initial.min(backoff.cap);
+    }
+    let sysctls = SysctlPolicy::new(kernel(&machine.kernel_version), &options.config.allowed_unsafe_sysctls);
+    let app_armor = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with('Y'));
+    match sysctls {
+        Ok(sysctls) => Ok(DispatcherConfig { backoff, needs_node, sysctls, app_armor }),
+        Err(error) => bail!("allowedUnsafeSysctls: {error}"),
+    }
+}
+
+/// Major and minor release.
+fn kernel(version: &str) -> (u32, u32) {
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernels_release_is_its_first_two_numbers() {
+        assert_eq!(kernel("6.18.44-fc-v669"), (6, 18));
+        assert_eq!(kernel(""), (0, 0));
+    }
+}

@@ -1,0 +1,166 @@
+//! The HTTP servers: who may ask, what they are shown, on which sockets.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, RwLock},
+};
+
+use anyhow::Context;
+use apiserver::ApiServer;
+use certificates::{ClientCa, Serving, ServingConfig};
+use cgroups::Cgroups;
+use cri::Cri;
+use host::{Clock, RootDir};
+use node::NodeFacts;
+use pleg::Pleg;
+use pod::PodUid;
+use server::{
+    Authenticator, Authorizer, HealthCheck, Listeners, Observed, PodRow, Server, ServerConfig, ServerDeps, TlsListener,
+    authz::Remember, bind, reviews,
+};
+use tokio::sync::watch;
+
+use crate::{logging, options::Options};
+
+/// UIDs of mirror pods by the UID of their static pod: API clients know a static pod by the former.
+#[derive(Clone, Debug, Default)]
+pub(super) struct MirrorUids(Arc<RwLock<HashMap<PodUid, PodUid>>>);
+
+impl MirrorUids {
+    pub fn set(&self, static_uid: &PodUid, mirror: Option<PodUid>) {
+        let mut uids = self.0.write().expect("no panic while the mirrors are locked");
+        match mirror {
+            Some(uid) => uids.insert(static_uid.clone(), uid),
+            None => uids.remove(static_uid),
+        };
+    }
+
+    fn of(&self, static_uid: &PodUid) -> Option<PodUid> {
+        self.0.read().expect("no panic while the mirrors are locked").get(static_uid).cloned()
+    }
+}
+
+/// None where neither the server nor healthz is wanted.
+#[allow(clippy::too_many_arguments)] // the wiring's one call
+pub(super) async fn start(
+    options: &Options,
+    root: &RootDir,
+    clock: Clock,
+    cri: &Cri,
+    cgroups: &Cgroups,
+    api: Option<ApiServer>,
+    pleg: &Pleg,
+    view: pod_workers::PodsView,
+    mirrors: MirrorUids,
+    node: &watch::Receiver<Arc<NodeFacts>>,
+) -> anyhow::Result<Option<Server>> {
+    let listeners = listeners(options, node).await?;
+    let rows = move || {
+        let row = |v: &Arc<pod_workers::PodView>| PodRow {
+            desired: v.desired.clone(),
+            status: Some(v.status.clone()),
+            mirror_uid: mirrors.of(&v.desired.uid),
+        };
+        view.list().iter().map(row).collect()
+    };
+    let subscriber = pleg.clone();
+    let health = pleg.clone();
+    let configz = serde_json::json!({"kubeletconfig": options.configz()});
+    let deps = ServerDeps {
+        clock,
+        cri: cri.clone(),
+        cgroups: cgroups.clone(),
+        pods: server::PodsView::new(rows),
+        observed: Observed::new(move |uid: &PodUid| subscriber.peek(uid)),
+        authenticator: authenticator(options, clock, api.as_ref()),
+        authorizer: authorizer(options, clock, api),
+        health: vec![HealthCheck::new("syncloop", move || health.health())],
+        configz: Arc::new(move || configz.clone()),
+        set_verbosity: Arc::new(logging::set_verbosity),
+        flags: { let flags = options.flagz(); Arc::new(move || flags.clone()) },
+    };
+    Ok(Some(Server::spawn(deps, server_config(options, root), listeners)))
+}
+
+fn server_config(options: &Options, root: &RootDir) -> ServerConfig {
+    let config = &options.config;
+    ServerConfig {
+        pod_logs_dir: root.pod_logs().to_owned(),
+        checkpoints_dir: root.path().join("checkpoints"),
+        root_dir: root.path().to_owned(),
+        enable_debugging_handlers: config.enable_debugging_handlers,
+        enable_system_log_handler: config.enable_system_log_handler,
+        enable_profiling_handler: config.enable_profiling_handler,
+        enable_debug_flags_handler: config.enable_debug_flags_handler,
+        streaming_connection_idle_timeout: config.streaming_connection_idle_timeout.std(),
+        version: options.reported_version.clone(),
+        ..ServerConfig::new(&options.node_name)
+    }
+}
+
+fn authenticator(options: &Options, clock: Clock, api: Option<&ApiServer>) -> Authenticator {
+    let auth = &options.config.authentication;
+    let review = api.filter(|_| auth.webhook.enabled).map(|api| reviews::tokens(api.clone(), Vec::new()));
+    let ca = ClientCa::from_file(&auth.x509.client_ca_file);
+    Authenticator::new(clock, Arc::new(move || ca.verifier()), review, auth.anonymous.enabled, auth.webhook.cache_ttl.std())
+}
+
+/// Without an API server nobody can be asked: then only AlwaysAllow lets anybody in.
+fn authorizer(options: &Options, clock: Clock, api: Option<ApiServer>) -> Authorizer {
+    let authorization = &options.config.authorization;
+    match api {
+        _ if authorization.mode == "AlwaysAllow" => Authorizer::AlwaysAllow,
+        Some(api) => {
+            let remember = Remember {
+                allowed: authorization.webhook.cache_authorized_ttl.std(),
+                denied: authorization.webhook.cache_unauthorized_ttl.std(),
+            };
+            Authorizer::webhook(clock, reviews::access(api), remember)
+        }
+        None => Authorizer::webhook(clock, Arc::new(|_| Box::pin(async { Ok(false) })), Remember::default()),
+    }
+}
+
+async fn listeners(
+    options: &Options,
+    node: &watch::Receiver<Arc<NodeFacts>>,
+) -> anyhow::Result<Listeners> {
+    let config = &options.config;
+    let socket = |address: &str, port: i32| -> anyhow::Result<SocketAddr> {
+        let ip: IpAddr = address.parse().with_context(|| format!("{address:?} is no address"))?;
+        Ok(SocketAddr::new(ip, u16::try_from(port)?))
+    };
+    let mut listeners = Listeners::default();
+    if config.enable_server {
+        let listener = bind(socket(&config.address, config.port)?).await?;
+        let tls = serving_certificate(options, &node.borrow().host_ips)?;
+        listeners.main = Some(TlsListener { listener, tls: Arc::new(move || tls.config()) });
+        if config.read_only_port > 0 {
+            listeners.read_only = Some(bind(socket(&config.address, config.read_only_port)?).await?);
+        }
+    }
+    if config.healthz_port > 0 {
+        listeners.healthz = Some(bind(socket(&config.healthz_bind_address, config.healthz_port)?).await?);
+    }
+    Ok(listeners)
+}
+
+/// The files given, or a certificate that the node signs itself.
+fn serving_certificate(options: &Options, host_ips: &[String]) -> anyhow::Result<Serving> {
+    let config = &options.config;
+    let given = !config.tls_cert_file.is_empty() && !config.tls_private_key_file.is_empty();
+    let serving = ServingConfig {
+        files: given.then(|| (config.tls_cert_file.clone().into(), config.tls_private_key_file.clone().into())),
+        cert_dir: options.flags.cert_dir.clone(),
+        host_name: options.node_name.clone(),
+        ips: host_ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
+        min_version: config.tls_min_version.clone(),
+        cipher_suites: config.tls_cipher_suites.clone(),
+        ..ServingConfig::default()
+    };
+    let asks = !config.authentication.x509.client_ca_file.is_empty();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let clients = asks.then(|| server::tls::request_client_certificate(provider));
+    Ok(Serving::new(&serving, clients)?)
+}

@@ -1,0 +1,42 @@
+//! Endpoints and known differences for docs/SUPPORT.md.
+
+use super::{
+    Support,
+    Support::{NotYet, Partly, Works},
+};
+
+pub const ENDPOINTS: &[(&str, Support)] = &[
+    ("GET /healthz (also 10248)", Works),
+    ("GET /pods", Works),
+    ("GET /runningpods/", Works),
+    ("GET /containerLogs/{ns}/{pod}/{ctr}", Works),
+    ("GET, POST /exec/{ns}/{pod}[/{uid}]/{ctr}", Works),
+    ("GET, POST /attach/{ns}/{pod}[/{uid}]/{ctr}", Works),
+    ("GET, POST /portForward/{ns}/{pod}[/{uid}]", Works),
+    ("POST /run/{ns}/{pod}[/{uid}]/{ctr}", Works),
+    ("GET /configz", Works),
+    ("GET /metrics", Works),
+    ("GET /metrics/cadvisor", Partly("not yet compared with upstream in every series")),
+    ("GET /metrics/resource", Partly("not yet compared with upstream in every series")),
+    ("GET /metrics/probes", Partly("not yet compared with upstream in every series")),
+    ("GET /stats/summary", Partly("not yet compared with upstream in every series")),
+    ("GET /logs/", Works),
+    ("GET /logs/?query=", NotYet("answers 501: the journal cannot be queried yet")),
+    ("POST /checkpoint/{ns}/{pod}/{ctr}", NotYet("no checkpoints yet")),
+    ("GET /debug/pprof/", NotYet("answers 501: there is no Go runtime to profile")),
+    ("PUT /debug/flags/v", Works),
+    ("GET /statusz, GET /flagz", Works),
+    ("gRPC pod-resources/kubelet.sock", NotYet("no resource managers yet")),
+    ("gRPC pods-api/pods-api.sock", NotYet("not served yet")),
+    ("gRPC device-plugins/kubelet.sock", NotYet("no device plugins yet")),
+];
+
+pub const DIFFERENCES: &[&str] = &[
+    "`--version` prints upstream's line on stdout, and ferrolet's own version on stderr, since kubeadm refuses any other text on stdout.",
+    "All faults of a configuration are reported together, each as `field (--flag): Invalid value: value: reason`; upstream words them otherwise, and finds some of them (quantities, eviction thresholds, TLS names) only later in its start.",
+    "An unknown feature gate in the configuration file is an error; upstream panics.",
+    "Unknown fields of drop-in files are named in a warning; upstream says nothing.",
+    "YAML is read as YAML 1.2 with `yes`, `no`, `on` and `off` still booleans; octal numbers with a leading 0 are not.",
+    "Help texts are ferrolet's own and shorter.",
+    "Requests to the API server are JSON, not protobuf.",
+];

@@ -1,0 +1,71 @@
+//! Makes the Node object, or takes over the one that is there.
+
+use std::time::Duration;
+
+use apiserver::{ApiError, ApiServer};
+use pod::api::Node;
+
+use crate::{object::reconcile, patch::status_patch};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(7);
+
+/// The Node as the API has it.
+pub(crate) struct Registered {
+    pub node: Node,
+    /// It was not there before.
+    pub is_new: bool,
+}
+
+/// Tries until it succeeds. `initial` is asked for anew at each try: addresses may have turned up.
+pub(crate) async fn register(api: &ApiServer, initial: impl AsyncFn() -> Node) -> Registered {
+    let mut pause = FIRST_PAUSE;
+    let mut said = String::new();
+    loop {
+        match try_register(api, &initial().await).await {
+            Ok(registered) => {
+                let (node, is_new) = (&registered.node.metadata.name, registered.is_new);
+                tracing::info!(node, is_new, "node is registered");
+                return registered;
+            }
+            Err(error) if error.is_unreachable() => tracing::debug!(%error, "node can't be registered yet"),
+            Err(error) => {
+                let text = error.to_string();
+                if text != said {
+                    tracing::warn!(%error, "node can't be registered");
+                    said = text;
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn try_register(api: &ApiServer, initial: &Node) -> Result<Registered, ApiError> {
+    let name = initial.metadata.name.as_deref().unwrap_or_default();
+    let refused = match api.create_node(initial).await {
+        Ok(node) => return Ok(Registered { node, is_new: true }),
+        Err(error) => error,
+    };
+    // To make nodes may be somebody else's right, and this one may be there already.
+    if !(refused.is_already_exists() || refused.is_conflict() || refused.is_forbidden()) {
+        return Err(refused);
+    }
+    let existing = match api.get_node(name).await {
+        Err(_) if refused.is_forbidden() => return Err(refused),
+        existing => existing?,
+    };
+    take_over(api, existing, initial).await
+}
+
+async fn take_over(api: &ApiServer, existing: Node, initial: &Node) -> Result<Registered, ApiError> {
+    let mut wanted = existing.clone();
+    reconcile(&mut wanted, initial);
+    let name = initial.metadata.name.as_deref().unwrap_or_default();
+    let node = match status_patch(&existing, &wanted, false) {
+        None => existing,
+        Some(patch) => api.patch_node_status(name, &patch).await?,
+    };
+    Ok(Registered { node, is_new: false })
+}

@@ -1,0 +1,197 @@
+//! What a plan's steps do. Each is one future that the worker owns; dropping it gives the step up, and the relist
+//! that ends it makes sure that no plan is made from an older picture.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+use pod::{
+    DesiredPod, ObservedPod, ObservedSandbox,
+    api::Container,
+    mounts::{ContainerMount, EventType},
+    plan::{StartContainer, StopContainer},
+    quantity::ApiList,
+    reason::{self, event},
+};
+use runtime::{StartRequest, StopRequest};
+use tokio::sync::watch;
+use volumes::{MountedVolumes, MountsFor};
+
+use crate::{
+    in_flight::{Done, Failure},
+    parts::Parts,
+    termination,
+};
+
+/// What a pod's containers stand on.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// As the runtime wants it named.
+    pub cgroup_parent: String,
+    pub volumes: MountedVolumes,
+}
+
+/// The pod's cgroup, its directories and its volumes.
+pub(crate) async fn set_up(parts: Parts, desired: DesiredPod) -> Done {
+    Done::Setup(try_set_up(&parts, &desired).await)
+}
+
+async fn try_set_up(parts: &Parts, desired: &DesiredPod) -> Result<Setup, Failure> {
+    let cgroup = parts.cgroups.ensure_pod(desired).boxed().await;
+    let cgroup_parent = cgroup.map_err(|e| Failure::new("FailedCreatePodContainer", format!("unable to ensure pod container exists: {e}")))?;
+    let mounted = parts.volumes.mount(desired).boxed().await.map_err(|error| {
+        for each in error.each() {
+            parts.events.pod(desired, EventType::Warning, event::FAILED_MOUNT, each.to_string());
+        }
+        Failure { event_sent: true, ..Failure::new(event::FAILED_MOUNT, error) }
+    })?;
+    Ok(Setup { cgroup_parent, volumes: mounted })
+}
+
+/// Puts changed labels and annotations into downward API volumes; what fails is tried again by the volumes themselves.
+pub(crate) async fn refresh_volumes(parts: Parts, desired: DesiredPod) -> Done {
+    if let Err(error) = parts.volumes.mount(&desired).boxed().await {
+        tracing::warn!(pod = %desired.key, %error, "volumes not refreshed");
+    }
+    Done::Pruned
+}
+
+pub(crate) async fn create_sandbox(parts: Parts, desired: DesiredPod, setup: Arc<Setup>, attempt: u32) -> Done {
+    let created = parts.runtime.create_sandbox(&desired, attempt, &setup.cgroup_parent).await;
+    relist(&parts, &desired).await;
+    Done::Sandbox(created.map(drop).map_err(|e| {
+        let waiting = e.waiting();
+        Failure { waiting, retry_after: None, event_sent: false }
+    }))
+}
+
+/// Whatever went wrong before, the next plan must see what there is now.
+pub(crate) async fn relist(parts: &Parts, desired: &DesiredPod) {
+    if let Err(error) = parts.pleg.relist(&desired.uid).await {
+        tracing::debug!(pod = %desired.key, %error, "no fresh picture after an action");
+    }
+}
+
+pub(crate) async fn start(
+    parts: Parts,
+    desired: DesiredPod,
+    observed: Arc<ObservedPod>,
+    setup: Arc<Setup>,
+    start: StartContainer,
+) -> Done {
+    let result = try_start(&parts, &desired, &observed, &setup, &start).await;
+    relist(&parts, &desired).await;
+    Done::Started { name: start.name, result }
+}
+
+async fn try_start(
+    parts: &Parts,
+    desired: &DesiredPod,
+    observed: &ObservedPod,
+    setup: &Setup,
+    start: &StartContainer,
+) -> Result<(), Failure> {
+    let Some((_, container)) = desired.container(&start.name) else { return Ok(()) };
+    let Some(sandbox) = observed.ready_sandbox() else { return Ok(()) };
+    let node = parts.node.borrow().clone();
+    let image = container.image.as_deref().unwrap_or_default();
+    let image = parts.images.ensure(desired, &start.name, image, container.image_pull_policy.as_deref()).await;
+    let image = image.map_err(|e| Failure { waiting: e.waiting(), retry_after: e.retry_after(), event_sent: false })?;
+    let allocatable: ApiList = pod::quantity::to_api_list(&node.allocatable);
+    let ips = pod_ips(sandbox, &node.host_ips);
+    let mut request = StartRequest {
+        pod: desired,
+        kind: start.kind,
+        name: &start.name,
+        restart_count: start.restart_count,
+        sandbox,
+        observed,
+        cgroup_parent: &setup.cgroup_parent,
+        pod_ips: &ips,
+        host_ips: &node.host_ips,
+        allocatable: &allocatable,
+        image: &image,
+        mounts: &[],
+        devices: &[],
+    };
+    let mounts = container_mounts(parts, request, &container, setup, sandbox).await?;
+    request.mounts = &mounts;
+    let started = parts.runtime.start_container(request).await;
+    started.map(drop).map_err(|e| Failure { waiting: e.waiting(), retry_after: None, event_sent: false })
+}
+
+async fn container_mounts(
+    parts: &Parts,
+    request: StartRequest<'_>,
+    container: &Container,
+    setup: &Setup,
+    sandbox: &ObservedSandbox,
+) -> Result<Vec<ContainerMount>, Failure> {
+    let images = image_volumes(parts, request.pod, container).await?;
+    let expands = container.volume_mounts.iter().flatten().any(|m| m.sub_path_expr.as_deref().is_some_and(|e| !e.is_empty()));
+    let env = match expands {
+        true => Some(parts.runtime.environment(request, container).await.map_err(|e| failure(e.waiting()))?),
+        false => None,
+    };
+    let vars = env.iter().flat_map(|e| e.iter()).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    let handlers = parts.node.borrow().handlers.clone();
+    let mounts = parts.volumes.container_mounts(MountsFor {
+        pod: request.pod,
+        container,
+        volumes: &setup.volumes,
+        images: &images,
+        recursive_read_only: handlers.iter().any(|h| h.name == sandbox.runtime_handler && h.recursive_read_only_mounts),
+        expand: &|text| {
+            pod::env::expand_strict(text, &vars)
+                .map_err(|missing| format!("missing value for {}", missing.iter().map(|m| format!("{m:?}")).collect::<Vec<_>>().join(", ")))
+        },
+    });
+    mounts.await.map_err(|e| {
+        parts.events.container(request.pod, request.name, EventType::Warning, event::FAILED, format!("Error: {e}"));
+        failure(e.waiting())
+    })
+}
+
+fn failure(waiting: pod::Waiting) -> Failure {
+    Failure { waiting, retry_after: None, event_sent: true }
+}
+
+/// The images that the container mounts as volumes, pulled like its own.
+async fn image_volumes(
+    parts: &Parts,
+    desired: &DesiredPod,
+    container: &Container,
+) -> Result<BTreeMap<String, String>, Failure> {
+    let mut pulled = BTreeMap::new();
+    for volume in desired.spec().volumes.iter().flatten() {
+        let Some(source) = &volume.image else { continue };
+        if !container.volume_mounts.iter().flatten().any(|m| m.name == volume.name) {
+            continue;
+        }
+        let name = source.reference.as_deref().unwrap_or_default();
+        let image = parts.images.ensure(desired, &container.name, name, source.pull_policy.as_deref()).await;
+        let image = image.map_err(|e| Failure { waiting: e.waiting(), retry_after: e.retry_after(), event_sent: false })?;
+        pulled.insert(volume.name.clone(), image.image_ref);
+    }
+    Ok(pulled)
+}
+
+/// A host network pod has the node's addresses.
+pub(crate) fn pod_ips(sandbox: &ObservedSandbox, host_ips: &[String]) -> Vec<String> {
+    if sandbox.ips.is_empty() { host_ips.to_vec() } else { sandbox.ips.clone() }
+}
+
+/// Stops one container of a pod that goes on.
+pub(crate) async fn stop(parts: Parts, desired: DesiredPod, observed: Arc<ObservedPod>, stop: StopContainer) -> Done {
+    let grace = stop.grace.unwrap_or_else(|| termination::spec_grace(&desired));
+    // The sender stays alive here: this deadline does not move.
+    let (_deadline, by) = watch::channel(parts.clock.mono() + grace.max(Duration::from_secs(1)));
+    let request = StopRequest { message: stop.message.clone(), ..StopRequest::by(by) };
+    let host_ips = parts.node.borrow().host_ips.clone();
+    let ips = observed.ready_sandbox().map_or_else(Vec::new, |s| pod_ips(s, &host_ips));
+    let result = match observed.container(&stop.id) {
+        Some(container) => parts.runtime.stop_container(&desired, container, &ips, request).await,
+        None => Ok(()),
+    };
+    relist(&parts, &desired).await;
+    Done::Stopped { id: stop.id, result: result.map_err(|e| Failure::new(reason::ERROR, e)) }
+}

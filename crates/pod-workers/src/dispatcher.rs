@@ -1,0 +1,264 @@
+//! Hands every word about a pod to that pod's worker; admits new pods; ends what nobody wants.
+//!
+//! Reads: source events, commands, orphans that the PLEG sees. Writes: workers' inboxes. Wakes on: any of them,
+//! or a worker's end.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use pod::{
+    DesiredPod, Life, ObservedPod, PodKey, PodUid, TerminationCause, admit::NodeView, backoff::BackoffLimits,
+};
+use node::NodeFacts;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    inbox::{End, Inbox},
+    parts::Parts,
+    remains,
+    worker::Worker,
+};
+
+/// What the sources say, in the words of this crate (the wiring translates).
+#[derive(Clone, Debug)]
+pub enum PodCommand {
+    Set(DesiredPod),
+    Removed(PodUid),
+    /// Every source has delivered its first full state: what runs and is not wanted may now be ended.
+    SourcesReady,
+    /// End a pod for the node's sake (eviction, shutdown, preemption).
+    End { uid: PodUid, cause: TerminationCause, grace: Option<Duration> },
+}
+
+#[derive(Clone, Debug)]
+pub struct DispatcherConfig {
+    pub backoff: BackoffLimits,
+    /// Waits for the Node object before the first admission (API mode).
+    pub needs_node: bool,
+    pub sysctls: pod::sysctl::SysctlPolicy,
+    /// The kernel enforces AppArmor profiles.
+    pub app_armor: bool,
+}
+
+/// Runs until the commands end.
+pub struct Dispatcher {
+    parts: Parts,
+    config: DispatcherConfig,
+    workers: HashMap<PodUid, watch::Sender<Inbox>>,
+    tasks: JoinSet<PodUid>,
+    /// A static pod whose predecessor of the same name is still being taken down.
+    successors: HashMap<PodKey, DesiredPod>,
+    /// Pods that wait for node facts before they can be admitted, in order of arrival.
+    unadmitted: Vec<DesiredPod>,
+    sources_ready: bool,
+}
+
+impl Dispatcher {
+    pub fn new(parts: Parts, config: DispatcherConfig) -> Self {
+        Self {
+            parts,
+            config,
+            workers: HashMap::new(),
+            tasks: JoinSet::new(),
+            successors: HashMap::new(),
+            unadmitted: Vec::new(),
+            sources_ready: false,
+        }
+    }
+
+    pub async fn run(mut self, mut commands: mpsc::Receiver<PodCommand>) {
+        let mut orphans = self.parts.pleg.orphans();
+        let mut node = self.parts.node.clone();
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => match ended {
+                    Ok(uid) => self.worker_ended(&uid),
+                    Err(error) => tracing::error!(%error, "a pod worker ended abnormally"),
+                },
+                _ = orphans.changed() => {}
+                _ = node.changed() => self.admit_waiting(),
+            }
+            if self.sources_ready {
+                let unwanted = orphans.borrow_and_update().clone();
+                self.end_orphans(&unwanted);
+            }
+        }
+    }
+
+    fn obey(&mut self, command: PodCommand) {
+        match command {
+            PodCommand::Set(desired) => self.set(desired),
+            PodCommand::Removed(uid) => self.removed(&uid),
+            PodCommand::SourcesReady => {
+                self.sources_ready = true;
+                self.sweep_leftovers();
+            }
+            PodCommand::End { uid, cause, grace } => {
+                if let Some(inbox) = self.workers.get(&uid) {
+                    inbox.send_modify(|inbox| inbox.end = Some(End { cause, grace }));
+                }
+            }
+        }
+    }
+
+    fn set(&mut self, desired: DesiredPod) {
+        if let Some(inbox) = self.workers.get(&desired.uid) {
+            inbox.send_modify(|inbox| {
+                inbox.desired = desired;
+                inbox.removed = false;
+            });
+            return;
+        }
+        if let Some(waiting) = self.unadmitted.iter_mut().find(|p| p.uid == desired.uid) {
+            *waiting = desired;
+            return;
+        }
+        if desired.is_static() && self.predecessor_of(&desired).is_some() {
+            self.successors.insert(desired.key.clone(), desired);
+            return;
+        }
+        self.unadmitted.push(desired);
+        self.admit_waiting();
+    }
+
+    fn predecessor_of(&self, desired: &DesiredPod) -> Option<PodUid> {
+        let same_name = |inbox: &watch::Sender<Inbox>| {
+            let inbox = inbox.borrow();
+            inbox.desired.is_static() && inbox.desired.key == desired.key
+        };
+        self.workers.iter().find(|(_, inbox)| same_name(inbox)).map(|(uid, _)| uid.clone())
+    }
+
+    fn removed(&mut self, uid: &PodUid) {
+        self.unadmitted.retain(|p| p.uid != *uid);
+        self.successors.retain(|_, p| p.uid != *uid);
+        if let Some(inbox) = self.workers.get(uid) {
+            inbox.send_modify(|inbox| inbox.removed = true);
+        }
+    }
+
+    fn worker_ended(&mut self, uid: &PodUid) {
+        let Some(inbox) = self.workers.remove(uid) else { return };
+        let key = inbox.borrow().desired.key.clone();
+        if let Some(successor) = self.successors.remove(&key) {
+            self.set(successor);
+        }
+    }
+
+    /// Pods are admitted one by one, in creation order where several wait, so that each sees the ones before it.
+    fn admit_waiting(&mut self) {
+        let node = self.parts.node.borrow().clone();
+        if self.config.needs_node && !node.from_api {
+            // Static pods and pods that already run need nobody's word.
+            let (free, waiting) = std::mem::take(&mut self.unadmitted)
+                .into_iter()
+                .partition(|p: &DesiredPod| p.is_static() || self.is_exempt(p));
+            self.unadmitted = waiting;
+            for desired in free {
+                self.start_worker(desired, Life::Pending);
+            }
+            return;
+        }
+        let mut waiting = std::mem::take(&mut self.unadmitted);
+        waiting.sort_by_key(|p| p.pod.metadata.creation_timestamp.as_ref().map(|t| t.0));
+        let view = self.node_view(&node);
+        for desired in waiting {
+            let life = self.admit(&desired, &view);
+            self.start_worker(desired, life);
+        }
+    }
+
+    fn admit(&self, desired: &DesiredPod, node: &NodeView) -> Life {
+        if self.is_exempt(desired) {
+            return Life::Pending;
+        }
+        let others = self.parts.view.list();
+        let active: Vec<&DesiredPod> = others.iter().filter(|v| v.is_active()).map(|v| &v.desired).collect();
+        match pod::admit::admit(desired, &active, node) {
+            Ok(()) => Life::Pending,
+            Err(refusal) => {
+                tracing::warn!(pod = %desired.key, uid = %desired.uid, reason = %refusal.reason, message = %refusal.message, "pod refused");
+                let warning = pod::mounts::EventType::Warning;
+                self.parts.events.pod(desired, warning, &refusal.reason, &refusal.message);
+                Life::Rejected { reason: refusal.reason, message: refusal.message }
+            }
+        }
+    }
+
+    fn node_view(&self, facts: &NodeFacts) -> NodeView {
+        let node = facts.node.as_deref();
+        let meta = node.map(|n| &n.metadata);
+        let conditions = node.and_then(|n| n.status.as_ref()).and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        let pressed = conditions.iter().filter(|c| c.type_.ends_with("Pressure") && c.status == "True");
+        NodeView {
+            name: meta.and_then(|m| m.name.clone()).unwrap_or_default(),
+            labels: meta.and_then(|m| m.labels.clone()).unwrap_or_default(),
+            taints: node.and_then(|n| n.spec.as_ref()).and_then(|s| s.taints.clone()).unwrap_or_default(),
+            allocatable: pod::quantity::to_api_list(&facts.allocatable),
+            sysctls: self.config.sysctls.clone(),
+            pressure: pressed.map(|c| c.type_.clone()).collect(),
+            supplemental_groups_policy: facts.features.is_some_and(|f| f.supplemental_groups_policy),
+            app_armor: self.config.app_armor,
+            shutting_down: false,
+        }
+    }
+
+    /// What runs, has run, or is on its way out is never refused afterwards.
+    fn is_exempt(&self, desired: &DesiredPod) -> bool {
+        let phase = desired.pod.status.as_ref().and_then(|s| s.phase.as_deref());
+        let known = self.parts.pleg.snapshot().iter().any(|o| o.uid == desired.uid && !o.sandboxes.is_empty());
+        desired.deletion_requested() || matches!(phase, Some("Succeeded" | "Failed" | "Running")) || known
+    }
+
+    fn start_worker(&mut self, desired: DesiredPod, life: Life) {
+        let uid = desired.uid.clone();
+        self.spawn(Inbox::new(desired), life, uid);
+    }
+
+    fn spawn(&mut self, inbox: Inbox, life: Life, uid: PodUid) {
+        let (tx, rx) = watch::channel(inbox);
+        let worker = Worker::new(self.parts.clone(), rx, life, self.config.backoff);
+        self.workers.insert(uid.clone(), tx);
+        self.tasks.spawn(async move {
+            worker.run().await;
+            uid
+        });
+    }
+
+    /// Runs here, wanted by nobody: stopped with the shortest grace, then cleaned up like any deleted pod.
+    fn end_orphans(&mut self, unwanted: &[ObservedPod]) {
+        for observed in unwanted {
+            if self.workers.contains_key(&observed.uid) || self.unadmitted.iter().any(|p| p.uid == observed.uid) {
+                continue;
+            }
+            tracing::info!(pod = %observed.key, uid = %observed.uid, "ending a pod that no source wants");
+            let Some(stand_in) = runtime::restored(observed) else { continue };
+            let mut inbox = Inbox::new(stand_in);
+            inbox.removed = true;
+            inbox.end = Some(End { cause: TerminationCause::Orphaned, grace: Some(Duration::from_secs(1)) });
+            self.spawn(inbox, Life::Pending, observed.uid.clone());
+        }
+    }
+
+    /// Directories, mounts and cgroups of pods that neither a source nor the runtime knows.
+    fn sweep_leftovers(&mut self) {
+        let mut known: HashSet<PodUid> = self.workers.keys().cloned().collect();
+        known.extend(self.unadmitted.iter().chain(self.successors.values()).map(|p| p.uid.clone()));
+        known.extend(self.parts.pleg.snapshot().iter().map(|o| o.uid.clone()));
+        let parts = self.parts.clone();
+        self.tasks.spawn(async move {
+            remains::sweep(parts, known).await;
+            PodUid::new("")
+        });
+    }
+}
+

@@ -1,0 +1,79 @@
+//! The actions a worker has begun: tasks that it owns, so that ending the worker ends them.
+
+use std::collections::HashMap;
+
+use pod::{ContainerId, Waiting};
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::actions::Setup;
+
+/// How an action ended.
+#[derive(Debug)]
+pub(crate) enum Done {
+    Setup(Result<Setup, Failure>),
+    Sandbox(Result<(), Failure>),
+    Started { name: String, result: Result<(), Failure> },
+    Stopped { id: ContainerId, result: Result<(), Failure> },
+    Pruned,
+    Terminated(Result<(), Failure>),
+    Cleaned(Result<(), Failure>),
+    /// The task was cancelled; whoever did so has taken it into account.
+    Cancelled,
+}
+
+/// Why an action failed, as people will read it.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub waiting: Waiting,
+    /// When the failed part knows best how long to wait before the next try.
+    pub retry_after: Option<std::time::Duration>,
+    /// Whoever failed has told the user already.
+    pub event_sent: bool,
+}
+
+impl Failure {
+    pub fn new(reason: &str, message: impl ToString) -> Self {
+        let waiting = Waiting { reason: reason.to_owned(), message: message.to_string() };
+        Self { waiting, retry_after: None, event_sent: false }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Tasks {
+    set: JoinSet<Done>,
+    starts: HashMap<String, AbortHandle>,
+}
+
+impl Tasks {
+    pub fn spawn(&mut self, task: impl Future<Output = Done> + Send + 'static) {
+        self.set.spawn(task);
+    }
+
+    pub fn spawn_start(&mut self, name: &str, task: impl Future<Output = Done> + Send + 'static) {
+        let handle = self.set.spawn(task);
+        self.starts.insert(name.to_owned(), handle);
+    }
+
+    /// A deletion is seen at once: pulls and starts end here, and the relist that follows shows what they left.
+    pub fn abort_all(&mut self) {
+        self.set.abort_all();
+        self.starts.clear();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty()
+    }
+
+    /// Cancel safe. None when there is nothing to wait for.
+    pub async fn next(&mut self) -> Option<Done> {
+        let done = match self.set.join_next().await? {
+            Ok(done) => done,
+            Err(gone) if gone.is_cancelled() => Done::Cancelled,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        };
+        if let Done::Started { name, .. } = &done {
+            self.starts.remove(name);
+        }
+        Some(done)
+    }
+}

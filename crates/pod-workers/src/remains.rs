@@ -1,0 +1,90 @@
+//! Taking away what a pod leaves: volumes, cgroup, dead containers, sandboxes, logs, directories.
+
+use std::collections::HashSet;
+
+use futures::FutureExt;
+use pod::{DesiredPod, ObservedContainer, ObservedPod, ObservedSandbox, PodUid};
+
+use crate::{
+    actions::relist,
+    in_flight::{Done, Failure},
+    parts::Parts,
+};
+
+/// `entirely`: the pod is being deleted, so that its dead containers and their logs go too.
+pub(crate) async fn clean_up(parts: Parts, desired: DesiredPod, entirely: bool) -> Done {
+    Done::Cleaned(try_clean_up(&parts, &desired, entirely).await)
+}
+
+async fn try_clean_up(parts: &Parts, desired: &DesiredPod, entirely: bool) -> Result<(), Failure> {
+    let uid = &desired.uid;
+    if entirely {
+        let look = parts.pleg.relist(uid).await.map_err(|e| failed("the runtime does not answer", e))?;
+        remove_from_runtime(parts, desired, &look).await?;
+        parts.volumes.remove_pod(uid).boxed().await.map_err(|e| failed("volumes", e))?;
+        relist(parts, desired).await;
+    } else {
+        parts.volumes.unmount(uid).boxed().await.map_err(|e| failed("volumes", e))?;
+    }
+    parts.cgroups.remove_pod(uid).boxed().await.map_err(|e| failed("cgroup", e))?;
+    if entirely {
+        parts.runtime.remove_logs(&desired.key, uid);
+    }
+    Ok(())
+}
+
+fn failed(what: &str, error: impl std::fmt::Display) -> Failure {
+    Failure::new("FailedCleanUp", format!("cannot take down the pod's {what}: {error}"))
+}
+
+async fn remove_from_runtime(parts: &Parts, desired: &DesiredPod, observed: &ObservedPod) -> Result<(), Failure> {
+    for container in &observed.containers {
+        let removed = parts.runtime.remove_container(&desired.key, container).await;
+        removed.map_err(|e| failed("containers", e))?;
+    }
+    for sandbox in &observed.sandboxes {
+        let stopped = parts.runtime.stop_sandbox(&sandbox.id).await;
+        stopped.map_err(|e| failed("sandbox", e))?;
+        let removed = parts.runtime.remove_sandbox(&sandbox.id).await;
+        removed.map_err(|e| failed("sandbox", e))?;
+    }
+    Ok(())
+}
+
+/// Dead containers and sandboxes of a living pod that newer ones have replaced. What fails is seen again at the
+/// next look.
+pub(crate) async fn prune(
+    parts: Parts,
+    desired: DesiredPod,
+    containers: Vec<ObservedContainer>,
+    sandboxes: Vec<ObservedSandbox>,
+) -> Done {
+    for container in &containers {
+        if let Err(error) = parts.runtime.remove_container(&desired.key, container).await {
+            tracing::warn!(pod = %desired.key, container = %container.id, %error, "dead container not removed");
+        }
+    }
+    for sandbox in &sandboxes {
+        if let Err(error) = parts.runtime.remove_sandbox(&sandbox.id).await {
+            tracing::warn!(pod = %desired.key, sandbox = %sandbox.id, %error, "dead sandbox not removed");
+        }
+    }
+    relist(&parts, &desired).await;
+    Done::Pruned
+}
+
+/// Pods that have a directory or a cgroup here, and that nobody knows: remains of a crash.
+pub(crate) async fn sweep(parts: Parts, known: HashSet<PodUid>) {
+    let on_disk = parts.volumes.leftovers().unwrap_or_default();
+    let unknown = on_disk.into_iter().chain(parts.cgroups.pods()).filter(|uid| !known.contains(uid));
+    for uid in unknown.collect::<HashSet<_>>() {
+        tracing::info!(%uid, "removing what is left of a pod that nobody knows");
+        if let Err(error) = parts.volumes.remove_pod(&uid).boxed().await {
+            tracing::warn!(%uid, %error, "volumes of an unknown pod not removed");
+        }
+        if let Err(error) = parts.cgroups.remove_pod(&uid).boxed().await {
+            tracing::warn!(%uid, %error, "cgroup of an unknown pod not removed");
+        }
+    }
+    parts.runtime.sweep_logs(|uid| known.contains(uid));
+}

@@ -1,0 +1,555 @@
+//! The worker of one pod: a single task that owns the pod's life.
+//!
+//! Reads: desired pod, observed pod, probe results, node facts. Writes: its row of the view, its status.
+//! Wakes on: any of them changing, an action ending, the earliest of its own deadlines.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use pod::{
+    ContainerId, ContainerState, DesiredPod, Life, Mono, ObservedPod, PodUid, ProbeResults, TerminationCause, Waiting,
+    WorkerReport,
+    api::PodStatus,
+    backoff::{Backoff, BackoffLimits},
+    plan::{InFlight, Plan, PlanInput, Retry, SandboxStep, plan},
+    reason,
+    status::{StatusInput, pod_status},
+};
+use tokio::sync::watch;
+
+use crate::{
+    actions::{self, Setup},
+    in_flight::{Done, Failure, Tasks},
+    inbox::Inbox,
+    parts::Parts,
+    termination,
+    view::PodView,
+};
+
+/// Time before a failed step is tried again, where nobody knows better.
+const RETRY: Duration = Duration::from_secs(10);
+/// First and last delay of volume, sandbox and clean-up retries.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+
+pub(crate) struct Worker {
+    parts: Parts,
+    uid: PodUid,
+    desired: DesiredPod,
+    inbox: watch::Receiver<Inbox>,
+    observed: watch::Receiver<Arc<ObservedPod>>,
+    probes: watch::Receiver<Arc<ProbeResults>>,
+    tasks: Tasks,
+    in_flight: InFlight,
+    pruning: HashSet<ContainerId>,
+    backoff: Backoff,
+    report: WorkerReport,
+    status: Option<Arc<PodStatus>>,
+    stage: Stage,
+    /// While terminating: when the grace period ends. It may only come nearer.
+    deadline: Option<watch::Sender<Mono>>,
+    wake_at: Option<Mono>,
+}
+
+/// How far the pod's surroundings (cgroup, directories, volumes) have come.
+enum Stage {
+    Bare,
+    Preparing,
+    Failed { again_at: Mono, tries: u32 },
+    Ready(Arc<Setup>),
+}
+
+enum Wake {
+    Told,
+    Seen,
+    Due,
+    Node,
+    Done(Done),
+    /// The dispatcher is gone: the agent is shutting down.
+    Shutdown,
+}
+
+impl Worker {
+    pub fn new(parts: Parts, inbox: watch::Receiver<Inbox>, life: Life, limits: BackoffLimits) -> Self {
+        let desired = inbox.borrow().desired.clone();
+        let uid = desired.uid.clone();
+        let now = parts.clock.now();
+        let first_seen = desired.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map_or(now.wall, |t| t.0);
+        let status = parts.status.get(&uid).or_else(|| desired.pod.status.clone().map(Arc::new));
+        Self {
+            observed: parts.pleg.subscribe(&uid, &desired.key),
+            probes: parts.prober.results(&uid),
+            report: WorkerReport { life, first_seen: Some(first_seen), ..WorkerReport::default() },
+            backoff: Backoff::new(limits),
+            tasks: Tasks::default(),
+            in_flight: InFlight::default(),
+            pruning: HashSet::new(),
+            stage: Stage::Bare,
+            deadline: None,
+            wake_at: None,
+            parts,
+            uid,
+            desired,
+            inbox,
+            status,
+        }
+    }
+
+    /// Ends when nothing of the pod is left here and its source has forgotten it.
+    pub async fn run(mut self) {
+        if self.is_finished_already() {
+            self.begin_termination(TerminationCause::Completed, None);
+        }
+        loop {
+            self.step();
+            if self.report.life == Life::Gone && self.inbox.borrow().removed {
+                break;
+            }
+            match self.wait().await {
+                Wake::Done(done) => self.absorb(done),
+                Wake::Shutdown => return,
+                Wake::Told | Wake::Seen | Wake::Due | Wake::Node => {}
+            }
+        }
+        self.parts.pleg.forget(&self.uid);
+        self.parts.prober.remove(&self.uid);
+        self.parts.status.forget(&self.uid);
+        self.parts.view.remove(&self.uid);
+    }
+
+    /// The API already holds a terminal phase: nothing may start again, whatever the runtime shows.
+    fn is_finished_already(&self) -> bool {
+        let phase = self.status.as_ref().and_then(|s| s.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed")) && !matches!(self.report.life, Life::Rejected { .. })
+    }
+
+    async fn wait(&mut self) -> Wake {
+        let clock = self.parts.clock;
+        let wake_at = self.wake_at;
+        let blocked_by_node = self.waits_for_network();
+        tokio::select! {
+            told = self.inbox.changed() => if told.is_ok() { Wake::Told } else { Wake::Shutdown },
+            _ = self.observed.changed() => Wake::Seen,
+            _ = self.probes.changed() => Wake::Seen,
+            _ = self.parts.node.changed(), if blocked_by_node => Wake::Node,
+            Some(done) = self.tasks.next(), if !self.tasks.is_empty() => Wake::Done(done),
+            () = clock.sleep_until(wake_at.unwrap_or_default()), if wake_at.is_some() => Wake::Due,
+        }
+    }
+
+    fn step(&mut self) {
+        self.wake_at = None;
+        let inbox = self.inbox.borrow_and_update().clone();
+        let spec_changed = !Arc::ptr_eq(&self.desired.pod, &inbox.desired.pod);
+        self.desired = inbox.desired.clone();
+        self.turn_to_end(&inbox);
+        match self.report.life {
+            Life::Pending | Life::Syncing => {
+                self.report.life = Life::Syncing;
+                if spec_changed {
+                    self.refresh_volumes();
+                }
+                self.sync();
+            }
+            Life::Terminating { .. } => {
+                let observed = self.observed.borrow_and_update().clone();
+                self.probe(&observed); // readiness goes on until the last container has ended
+                self.terminate();
+            }
+            Life::Terminated => self.clean_up(inbox.removed),
+            Life::Rejected { .. } if self.desired.deletion_requested() || inbox.removed => {
+                self.report.life = Life::Gone;
+            }
+            Life::Rejected { .. } => {}
+            Life::Gone => self.clean_up_after_deletion(inbox.removed),
+        }
+        self.publish();
+    }
+
+    // ---- the way to the end
+
+    fn turn_to_end(&mut self, inbox: &Inbox) {
+        match &self.report.life {
+            Life::Pending | Life::Syncing => {
+                if self.desired.deletion_requested() || inbox.removed {
+                    self.begin_termination(TerminationCause::Deleted, None);
+                } else if let Some(end) = &inbox.end {
+                    self.begin_termination(end.cause.clone(), end.grace);
+                } else {
+                    self.check_active_deadline();
+                }
+            }
+            Life::Terminating { .. } if self.desired.deletion_requested() => self.shorten_grace(),
+            _ => {}
+        }
+    }
+
+    fn check_active_deadline(&mut self) {
+        let Some(secs) = self.desired.spec().active_deadline_seconds else { return };
+        let Some(started) = self.report.first_seen else { return };
+        let now = self.parts.clock.now();
+        let due = now.mono_of(started) + Duration::from_secs(secs.max(0) as u64);
+        if due > now.mono {
+            return self.wake_by(due);
+        }
+        let message = "Pod was active on the node longer than the specified deadline".to_owned();
+        self.parts.events.pod(&self.desired, pod::mounts::EventType::Normal, reason::event::DEADLINE_EXCEEDED, &message);
+        let reason = reason::event::DEADLINE_EXCEEDED.to_owned();
+        self.begin_termination(TerminationCause::Failed { reason, message, disruption: false }, None);
+    }
+
+    fn begin_termination(&mut self, cause: TerminationCause, grace: Option<Duration>) {
+        let grace = grace.unwrap_or_else(|| termination::grace(&self.desired)).max(Duration::from_secs(1));
+        let since = self.parts.clock.mono();
+        self.tasks.abort_all();
+        self.in_flight = InFlight::default();
+        self.report.cause = Some(cause.clone());
+        self.report.life = Life::Terminating { cause, grace, since };
+        self.report.waiting.clear();
+        self.report.blocked = None;
+        self.deadline = None;
+        self.parts.prober.terminating(&self.uid);
+    }
+
+    fn shorten_grace(&mut self) {
+        let wanted = termination::grace(&self.desired);
+        let now = self.parts.clock.mono();
+        let Life::Terminating { grace, since, cause } = &mut self.report.life else { return };
+        if *cause == TerminationCause::Completed {
+            *cause = TerminationCause::Deleted;
+            self.report.cause = Some(TerminationCause::Deleted);
+        }
+        let ends = now + wanted;
+        if ends >= *since + *grace {
+            return;
+        }
+        *grace = ends.since(*since);
+        if let Some(deadline) = &self.deadline {
+            deadline.send_replace(ends);
+        }
+    }
+
+    fn terminate(&mut self) {
+        if self.deadline.is_some() {
+            return; // under way; its end wakes us
+        }
+        if let Stage::Failed { again_at, .. } = self.stage
+            && again_at > self.parts.clock.mono()
+        {
+            return self.wake_by(again_at);
+        }
+        let Life::Terminating { grace, since, .. } = &self.report.life else { return };
+        let ends = (*since + *grace).max(self.parts.clock.mono() + Duration::from_secs(1));
+        let (tx, rx) = watch::channel(ends);
+        self.deadline = Some(tx);
+        self.tasks.spawn(termination::terminate(self.parts.clone(), self.desired.clone(), rx));
+    }
+
+    fn clean_up(&mut self, removed: bool) {
+        if matches!(self.stage, Stage::Preparing) {
+            return;
+        }
+        if let Stage::Failed { again_at, .. } = self.stage
+            && again_at > self.parts.clock.mono()
+        {
+            return self.wake_by(again_at);
+        }
+        let entirely = removed || self.desired.deletion_requested();
+        self.stage_preparing();
+        self.tasks.spawn(crate::remains::clean_up(self.parts.clone(), self.desired.clone(), entirely));
+    }
+
+    /// A pod that completed long ago keeps its dead containers for their logs until somebody deletes it.
+    fn clean_up_after_deletion(&mut self, removed: bool) {
+        let wanted = removed || self.desired.deletion_requested();
+        if wanted && !self.observed.borrow().sandboxes.is_empty() {
+            self.report.life = Life::Terminated;
+            self.clean_up(removed);
+        }
+    }
+
+    fn stage_preparing(&mut self) {
+        if !matches!(self.stage, Stage::Failed { .. }) {
+            self.stage = Stage::Preparing;
+        } else if let Stage::Failed { again_at, .. } = &mut self.stage {
+            *again_at = Mono(Duration::MAX); // its end sets it
+        }
+    }
+
+    // ---- keeping it running
+
+    fn sync(&mut self) {
+        let observed = self.observed.borrow_and_update().clone();
+        let probes = self.probes.borrow_and_update().clone();
+        self.in_flight.restart.retain(|id| observed.container(id).is_some());
+        self.in_flight.retry.retain(|name, _| self.desired.container(name).is_some());
+        self.report.waiting.retain(|name, _| {
+            observed.newest(name).is_none_or(|c| c.state != ContainerState::Running)
+        });
+        self.probe(&observed);
+        if !self.surroundings_ready() {
+            return;
+        }
+        let input = PlanInput {
+            desired: &self.desired,
+            observed: &observed,
+            probes: &probes,
+            backoff: &self.backoff,
+            in_flight: &self.in_flight,
+            now: self.parts.clock.now(),
+        };
+        let plan = plan(&input);
+        self.perform(plan, &observed);
+        self.prune(&observed);
+    }
+
+    fn probe(&self, observed: &ObservedPod) {
+        let host_ip = self.parts.node.borrow().host_ips.first().cloned();
+        self.parts.prober.sync(&self.desired, observed, host_ip.as_deref());
+    }
+
+    fn waits_for_network(&self) -> bool {
+        matches!(self.report.life, Life::Pending | Life::Syncing)
+            && !self.desired.host_network()
+            && !self.parts.node.borrow().network_ready
+    }
+
+    /// Volumes first, then the sandbox: a pod whose volume fails has no address, as upstream.
+    fn surroundings_ready(&mut self) -> bool {
+        let now = self.parts.clock.mono();
+        match &self.stage {
+            Stage::Ready(_) => return !self.blocked_by_network(),
+            Stage::Preparing => return false,
+            Stage::Failed { again_at, .. } if *again_at > now => {
+                let at = *again_at;
+                if at.0 != Duration::MAX {
+                    self.wake_by(at);
+                }
+                return false;
+            }
+            Stage::Failed { .. } | Stage::Bare => {}
+        }
+        if self.blocked_by_network() {
+            return false;
+        }
+        self.stage_preparing();
+        self.tasks.spawn(actions::set_up(self.parts.clone(), self.desired.clone()));
+        false
+    }
+
+    fn blocked_by_network(&mut self) -> bool {
+        if !self.waits_for_network() || self.observed.borrow().ready_sandbox().is_some() {
+            return false;
+        }
+        let message = format!("network is not ready: {}", self.parts.node.borrow().network_message);
+        let blocked = Waiting { reason: reason::event::NETWORK_NOT_READY.to_owned(), message };
+        if self.report.blocked.as_ref() != Some(&blocked) {
+            self.warn(reason::event::NETWORK_NOT_READY, &blocked.message);
+            self.report.blocked = Some(blocked);
+        }
+        true
+    }
+
+    /// Labels and annotations may show in a downward API volume.
+    fn refresh_volumes(&mut self) {
+        if matches!(self.stage, Stage::Ready(_)) {
+            self.tasks.spawn(actions::refresh_volumes(self.parts.clone(), self.desired.clone()));
+        }
+    }
+
+    fn perform(&mut self, plan: Plan, observed: &Arc<ObservedPod>) {
+        if plan.complete {
+            self.begin_termination(TerminationCause::Completed, None);
+            return self.terminate();
+        }
+        if let Some(at) = plan.wake_at {
+            self.wake_by(at);
+        }
+        self.note_held_back(&plan);
+        match plan.sandbox {
+            SandboxStep::Keep => {}
+            SandboxStep::Teardown => {
+                self.in_flight.sandbox = true;
+                let event = "Pod sandbox changed, it will be killed and re-created.";
+                self.parts.events.pod(&self.desired, pod::mounts::EventType::Normal, reason::event::SANDBOX_CHANGED, event);
+                self.tasks.spawn(termination::tear_down_sandbox(self.parts.clone(), self.desired.clone()));
+            }
+            SandboxStep::Create { attempt } => self.create_sandbox(attempt),
+        }
+        for stop in plan.stop {
+            self.in_flight.stopping.insert(stop.id.clone());
+            if stop.restart {
+                self.in_flight.restart.insert(stop.id.clone());
+            }
+            let task = actions::stop(self.parts.clone(), self.desired.clone(), observed.clone(), stop);
+            self.tasks.spawn(task);
+        }
+        for start in plan.start {
+            if let Some(ended) = start.predecessor_ended {
+                self.backoff.restarted(&start.name, ended, self.parts.clock.mono());
+            }
+            self.in_flight.retry.remove(&start.name);
+            self.in_flight.starting.insert(start.name.clone());
+            let Stage::Ready(setup) = &self.stage else { continue };
+            let name = start.name.clone();
+            let task = actions::start(self.parts.clone(), self.desired.clone(), observed.clone(), setup.clone(), start);
+            self.tasks.spawn_start(&name, task);
+        }
+    }
+
+    fn create_sandbox(&mut self, attempt: u32) {
+        if let Some(retry) = self.in_flight.retry.get("").filter(|r| r.at > self.parts.clock.mono()) {
+            return self.wake_by(retry.at);
+        }
+        let Stage::Ready(setup) = &self.stage else { return };
+        self.in_flight.sandbox = true;
+        self.tasks.spawn(actions::create_sandbox(self.parts.clone(), self.desired.clone(), setup.clone(), attempt));
+    }
+
+    /// One BackOff event when a container begins to be held back, not one a second.
+    fn note_held_back(&mut self, plan: &Plan) {
+        for (name, waiting) in &plan.waiting {
+            let before = self.report.waiting.insert(name.clone(), waiting.clone());
+            if waiting.reason == reason::CRASH_LOOP_BACK_OFF && before.as_ref() != Some(waiting) {
+                let pod = format!("{}_{}({})", self.desired.key.name, self.desired.key.namespace, self.uid);
+                let message = format!("Back-off restarting failed container {name} in pod {pod}");
+                self.parts.events.container(
+                    &self.desired,
+                    name,
+                    pod::mounts::EventType::Warning,
+                    reason::event::BACK_OFF,
+                    &message,
+                );
+            }
+        }
+    }
+
+    /// Of each container the newest and the one before are kept (state and lastState); older ones go.
+    fn prune(&mut self, observed: &ObservedPod) {
+        self.pruning.retain(|id| observed.container(id).is_some());
+        let dead = pod::remains::superseded(observed);
+        let containers: Vec<_> = dead.containers.into_iter().filter(|c| !self.pruning.contains(&c.id)).collect();
+        if containers.is_empty() && dead.sandboxes.is_empty() {
+            return;
+        }
+        if containers.is_empty() && !self.pruning.is_empty() {
+            return;
+        }
+        self.pruning.extend(containers.iter().map(|c| c.id.clone()));
+        let task = crate::remains::prune(self.parts.clone(), self.desired.clone(), containers, dead.sandboxes);
+        self.tasks.spawn(task);
+    }
+
+    // ---- what comes back
+
+    fn absorb(&mut self, done: Done) {
+        let now = self.parts.clock.mono();
+        match done {
+            Done::Setup(Ok(setup)) => {
+                self.report.blocked = None;
+                self.stage = Stage::Ready(Arc::new(setup));
+            }
+            Done::Setup(Err(failure)) => self.retry_stage(failure),
+            Done::Sandbox(result) => {
+                self.in_flight.sandbox = false;
+                match result {
+                    Ok(()) => {
+                        self.in_flight.retry.remove("");
+                        self.report.blocked = None;
+                    }
+                    Err(failure) => {
+                        let message = format!("Failed to create pod sandbox: {}", failure.waiting.message);
+                        self.warn(reason::event::FAILED_CREATE_POD_SANDBOX, &message);
+                        self.report.blocked = Some(failure.waiting.clone());
+                        let at = now + failure.retry_after.unwrap_or(RETRY);
+                        self.in_flight.retry.insert(String::new(), Retry { at, waiting: failure.waiting });
+                    }
+                }
+            }
+            Done::Started { name, result } => {
+                self.in_flight.starting.remove(&name);
+                match result {
+                    Ok(()) => {
+                        self.report.waiting.remove(&name);
+                    }
+                    Err(failure) => {
+                        let at = now + failure.retry_after.unwrap_or(RETRY);
+                        self.report.waiting.insert(name.clone(), failure.waiting.clone());
+                        self.in_flight.retry.insert(name, Retry { at, waiting: failure.waiting });
+                    }
+                }
+            }
+            Done::Stopped { id, result } => {
+                self.in_flight.stopping.remove(&id);
+                if let Err(failure) = result {
+                    self.warn(reason::event::FAILED_KILL_POD, &failure.waiting.message);
+                    self.wake_by(now + RETRY);
+                }
+            }
+            Done::Pruned | Done::Cancelled => {}
+            Done::Terminated(Ok(())) => {
+                self.deadline = None;
+                self.stage = Stage::Bare;
+                self.report.life = Life::Terminated;
+            }
+            Done::Cleaned(Ok(())) => {
+                self.stage = Stage::Bare;
+                self.report.life = Life::Gone;
+            }
+            Done::Terminated(Err(failure)) => {
+                self.deadline = None;
+                self.retry_stage(failure);
+            }
+            Done::Cleaned(Err(failure)) => self.retry_stage(failure),
+        }
+    }
+
+    fn retry_stage(&mut self, failure: Failure) {
+        let tries = if let Stage::Failed { tries, .. } = self.stage { tries + 1 } else { 0 };
+        let delay = FIRST_RETRY.saturating_mul(1 << tries.min(8)).min(Duration::from_secs(122));
+        tracing::warn!(pod = %self.desired.key, uid = %self.uid, error = %failure.waiting.message, retry_in = ?delay, "pod step failed");
+        if !failure.event_sent {
+            self.warn(&failure.waiting.reason, &failure.waiting.message);
+        }
+        self.report.blocked = Some(failure.waiting);
+        self.stage = Stage::Failed { again_at: self.parts.clock.mono() + delay, tries };
+    }
+
+    fn warn(&self, reason: &str, message: &str) {
+        self.parts.events.pod(&self.desired, pod::mounts::EventType::Warning, reason, message);
+    }
+
+    fn wake_by(&mut self, at: Mono) {
+        self.wake_at = Some(self.wake_at.map_or(at, |before| before.min(at)));
+    }
+
+    // ---- what others see
+
+    fn publish(&mut self) {
+        let observed = self.observed.borrow().clone();
+        let probes = self.probes.borrow().clone();
+        let node = self.parts.node.borrow().clone();
+        let mut report = self.report.clone();
+        // A container is not up before its postStart hook has ended.
+        for name in &self.in_flight.starting {
+            let running = observed.newest(name).is_some_and(|c| c.state == ContainerState::Running);
+            if running && !report.waiting.contains_key(name) {
+                let waiting = Waiting { reason: reason::CONTAINER_CREATING.to_owned(), message: String::new() };
+                report.waiting.insert(name.clone(), waiting);
+            }
+        }
+        let input = StatusInput {
+            desired: &self.desired,
+            observed: &observed,
+            probes: &probes,
+            report: &report,
+            previous: self.status.as_deref(),
+            host_ips: &node.host_ips,
+            now: self.parts.clock.now(),
+        };
+        let status = Arc::new(pod_status(&input));
+        let life = self.report.life.clone();
+        let finished = life == Life::Gone;
+        self.parts.view.set(PodView { desired: self.desired.clone(), status: status.clone(), life });
+        self.status = Some(status.clone());
+        self.parts.status.set(status_manager::StatusUpdate { pod: self.desired.clone(), status, finished });
+    }
+}

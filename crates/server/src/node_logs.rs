@@ -1,0 +1,157 @@
+//! `/logs/`: the files below `/var/log`, resolved beneath it. No redirect is ever sent.
+
+use std::{
+    fmt::Write as _,
+    fs::File,
+    io::Read,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use tokio::sync::mpsc;
+
+use crate::{
+    dispatch::{Call, Context},
+    reply::{self, Reply},
+};
+
+const CHUNK: usize = 64 * 1024;
+
+enum Found {
+    Directory(Vec<String>),
+    File { file: File, length: u64 },
+}
+
+pub async fn handle(context: &Context, call: Call) -> Reply {
+    if !context.config.enable_system_log_handler {
+        return reply::text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.\n");
+    }
+    if call.query().first("query").is_some() {
+        return reply::text(StatusCode::NOT_IMPLEMENTED, "node log query is not supported by this kubelet\n");
+    }
+    if call.head.method != Method::GET {
+        return reply::method_not_allowed(&["GET"]);
+    }
+    let (root, path) = (context.config.system_logs_dir.clone(), PathBuf::from(call.params.get("path")));
+    let found = tokio::task::spawn_blocking(move || open(&root, &path)).await;
+    match found {
+        Ok(Ok(Found::Directory(names))) => {
+            reply::typed(StatusCode::OK, "text/html; charset=utf-8", listing(call.head.uri.path(), &names))
+        }
+        Ok(Ok(Found::File { file, length })) => send(file, length),
+        Ok(Err(error)) => refused(error),
+        Err(_) => reply::text(StatusCode::INTERNAL_SERVER_ERROR, "reading the log failed\n"),
+    }
+}
+
+fn refused(error: rustix::io::Errno) -> Reply {
+    match error {
+        rustix::io::Errno::ACCESS | rustix::io::Errno::PERM => reply::text(StatusCode::FORBIDDEN, "403 Forbidden\n"),
+        _ => reply::text(StatusCode::NOT_FOUND, "404 page not found\n"),
+    }
+}
+
+/// Symbolic links count only while they stay below `root`; devices and pipes are not opened.
+fn open(root: &Path, path: &Path) -> rustix::io::Result<Found> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let base = rustix::fs::openat(CWD, root, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let opened: OwnedFd = rustix::fs::openat2(&base, path, flags | OFlags::NONBLOCK, Mode::empty(), resolve)?;
+    let facts = rustix::fs::fstat(&opened)?;
+    match FileType::from_raw_mode(facts.st_mode) {
+        FileType::Directory => entries(opened),
+        FileType::RegularFile => Ok(Found::File { file: File::from(opened), length: facts.st_size.unsigned_abs() }),
+        _ => Err(rustix::io::Errno::NOENT),
+    }
+}
+
+fn entries(directory: OwnedFd) -> rustix::io::Result<Found> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(&directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy();
+        if name != "." && name != ".." {
+            names.push(if entry.file_type() == FileType::Directory { format!("{name}/") } else { name.into_owned() });
+        }
+    }
+    names.sort();
+    Ok(Found::Directory(names))
+}
+
+/// Links are absolute, so that the listing works with and without a slash at the end of the request.
+fn listing(at: &str, names: &[String]) -> String {
+    let at = at.trim_end_matches('/');
+    let mut html = String::from("<!doctype html>\n<meta name=\"viewport\" content=\"width=device-width\">\n<pre>\n");
+    for name in names {
+        let href: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
+        let href = href.replace('+', "%20").replace("%2F", "/");
+        let shown = name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        let _ = writeln!(html, "<a href=\"{at}/{href}\">{shown}</a>");
+    }
+    html.push_str("</pre>\n");
+    html
+}
+
+/// At most the length seen at the start: the file may grow meanwhile.
+fn send(file: File, length: u64) -> Reply {
+    let (chunks, body) = mpsc::channel::<std::io::Result<Bytes>>(2);
+    tokio::task::spawn_blocking(move || {
+        let mut file = file.take(length);
+        loop {
+            let mut chunk = vec![0; CHUNK];
+            let sent = match file.read(&mut chunk) {
+                Ok(0) => return,
+                Ok(count) => {
+                    chunk.truncate(count);
+                    chunks.blocking_send(Ok(chunk.into()))
+                }
+                Err(error) => chunks.blocking_send(Err(error)),
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    });
+    let body = futures::stream::unfold(body, async |mut body| Some((body.recv().await?, body)));
+    let mut reply = Response::new(StreamBody::new(body.map(|chunk| chunk.map(Frame::data))).boxed_unsync());
+    let headers = reply.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply::TEXT));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_above_the_root_is_reached() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("a.log"), "x").unwrap();
+        std::fs::create_dir(root.path().join("d")).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", root.path().join("out")).unwrap();
+        std::os::unix::fs::symlink("../a.log", root.path().join("d/in")).unwrap();
+        let open = |path: &str| open(root.path(), Path::new(path));
+        assert!(matches!(open("a.log"), Ok(Found::File { length: 1, .. })));
+        assert!(matches!(open("d/in"), Ok(Found::File { .. })));
+        assert!(open("out").is_err());
+        assert!(open("../../etc/passwd").is_err());
+        assert!(open("d/../../x").is_err());
+        let Ok(Found::Directory(names)) = open("") else { panic!("the root is a directory") };
+        assert_eq!(names, ["a.log", "d/", "out"]);
+    }
+
+    #[test]
+    fn names_are_escaped_in_a_listing() {
+        let html = listing("/logs/", &["<x>/".into(), "a b".into()]);
+        assert!(html.contains("<a href=\"/logs/%3Cx%3E/\">&lt;x&gt;/</a>"), "{html}");
+        assert!(html.contains("href=\"/logs/a%20b\""), "{html}");
+    }
+}

@@ -1,0 +1,61 @@
+//! Replies in the few forms the kubelet API uses.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
+use serde::Serialize;
+
+pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+pub type Reply = Response<Body>;
+
+pub const TEXT: &str = "text/plain; charset=utf-8";
+pub const JSON: &str = "application/json";
+/// The Prometheus text format.
+pub const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+pub fn full(content: impl Into<Bytes>) -> Body {
+    Full::new(content.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+pub fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body of that type. `nosniff`, since log lines and error texts hold what a container wrote.
+pub fn typed(status: StatusCode, content_type: &'static str, content: impl Into<Bytes>) -> Reply {
+    let mut reply = Response::new(full(content));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    reply
+}
+
+pub fn text(status: StatusCode, message: impl Into<Bytes>) -> Reply {
+    typed(status, TEXT, message)
+}
+
+pub fn json<T: Serialize>(value: &T) -> Reply {
+    match serde_json::to_vec(value) {
+        Ok(content) => typed(StatusCode::OK, JSON, content),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+pub fn not_found() -> Reply {
+    text(StatusCode::NOT_FOUND, "404: Page Not Found")
+}
+
+/// RFC 9110: a 405 names what is allowed.
+pub fn method_not_allowed(allowed: &[&str]) -> Reply {
+    let mut reply = text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
+    if let Ok(list) = HeaderValue::from_str(&allowed.join(", ")) {
+        reply.headers_mut().insert(header::ALLOW, list);
+    }
+    reply
+}
+
+pub fn too_many_requests() -> Reply {
+    let mut reply = text(StatusCode::TOO_MANY_REQUESTS, "too many requests in flight, try again later");
+    reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    reply
+}

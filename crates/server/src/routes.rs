@@ -1,0 +1,313 @@
+//! The one route table: which path exists on which server, by which methods, and what a caller must be allowed to.
+//!
+//! A request that matches no row is still authenticated and must be allowed `nodes/proxy` before it learns that
+//! there is nothing (404).
+
+use crate::query::segment;
+
+/// What a path leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    Healthz,
+    HealthzCheck,
+    Pods,
+    RunningPods,
+    StatsSummary,
+    Metrics,
+    MetricsCadvisor,
+    MetricsResource,
+    MetricsProbes,
+    MetricsSlis,
+    Run,
+    Exec,
+    Attach,
+    PortForward,
+    ContainerLogs,
+    Checkpoint,
+    Configz,
+    Logs,
+    Pprof,
+    DebugFlags,
+    Statusz,
+    Flagz,
+}
+
+/// Where a route exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Also on the read-only port, and without debugging handlers.
+    Everywhere,
+    /// On 10250; answers 405 when enableDebuggingHandlers is off.
+    Debugging,
+    /// On 10250; absent when enableDebuggingHandlers is off.
+    Optional,
+}
+
+/// How the verb for authorization is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// GET get, POST create, PUT update, PATCH patch, DELETE delete.
+    OfMethod,
+    /// `create` whatever the method: it runs code in a container.
+    Create,
+}
+
+#[derive(Debug)]
+pub struct Route {
+    /// `{name}` takes one segment, `{name*}` the rest.
+    pub pattern: &'static str,
+    pub methods: &'static [&'static str],
+    pub endpoint: Endpoint,
+    pub reach: Reach,
+    pub verb: Verb,
+    /// Subresources of `nodes`, any of which suffices, tried in this order.
+    pub subresources: &'static [&'static str],
+}
+
+const GET: &[&str] = &["GET"];
+const READ: &[&str] = &["GET", "HEAD"];
+const GET_POST: &[&str] = &["GET", "POST"];
+const POST: &[&str] = &["POST"];
+const PUT: &[&str] = &["PUT"];
+/// What an unknown path asks for.
+pub const PROXY: &[&str] = &["proxy"];
+
+const fn read(pattern: &'static str, endpoint: Endpoint, subresources: &'static [&'static str]) -> Route {
+    Route { pattern, methods: GET, endpoint, reach: Reach::Everywhere, verb: Verb::OfMethod, subresources }
+}
+
+const fn debugging(pattern: &'static str, endpoint: Endpoint, methods: &'static [&'static str]) -> Route {
+    Route { pattern, methods, endpoint, reach: Reach::Debugging, verb: Verb::OfMethod, subresources: PROXY }
+}
+
+const fn runs_code(pattern: &'static str, endpoint: Endpoint, methods: &'static [&'static str]) -> Route {
+    Route { verb: Verb::Create, ..debugging(pattern, endpoint, methods) }
+}
+
+const fn optional(pattern: &'static str, endpoint: Endpoint, subresources: &'static [&'static str]) -> Route {
+    Route { reach: Reach::Optional, ..read(pattern, endpoint, subresources) }
+}
+
+pub static ROUTES: &[Route] = &[
+    Route { methods: READ, ..read("/healthz", Endpoint::Healthz, &["healthz", "proxy"]) },
+    Route { methods: READ, ..read("/healthz/{check}", Endpoint::HealthzCheck, &["healthz", "proxy"]) },
+    read("/pods", Endpoint::Pods, &["pods", "proxy"]),
+    Route { methods: GET_POST, ..read("/stats/summary", Endpoint::StatsSummary, &["stats"]) },
+    Route { methods: READ, ..read("/metrics", Endpoint::Metrics, &["metrics"]) },
+    Route { methods: READ, ..read("/metrics/cadvisor", Endpoint::MetricsCadvisor, &["metrics"]) },
+    Route { methods: READ, ..read("/metrics/resource", Endpoint::MetricsResource, &["metrics"]) },
+    Route { methods: READ, ..read("/metrics/probes", Endpoint::MetricsProbes, &["metrics"]) },
+    Route { methods: READ, ..read("/metrics/slis", Endpoint::MetricsSlis, &["metrics"]) },
+    Route { subresources: &["pods", "proxy"], ..debugging("/runningpods", Endpoint::RunningPods, GET) },
+    runs_code("/run/{namespace}/{pod}/{container}", Endpoint::Run, POST),
+    runs_code("/run/{namespace}/{pod}/{uid}/{container}", Endpoint::Run, POST),
+    runs_code("/exec/{namespace}/{pod}/{container}", Endpoint::Exec, GET_POST),
+    runs_code("/exec/{namespace}/{pod}/{uid}/{container}", Endpoint::Exec, GET_POST),
+    runs_code("/attach/{namespace}/{pod}/{container}", Endpoint::Attach, GET_POST),
+    runs_code("/attach/{namespace}/{pod}/{uid}/{container}", Endpoint::Attach, GET_POST),
+    runs_code("/portForward/{namespace}/{pod}", Endpoint::PortForward, GET_POST),
+    runs_code("/portForward/{namespace}/{pod}/{uid}", Endpoint::PortForward, GET_POST),
+    debugging("/containerLogs/{namespace}/{pod}/{container}", Endpoint::ContainerLogs, GET),
+    Route {
+        methods: POST,
+        ..optional("/checkpoint/{namespace}/{pod}/{container}", Endpoint::Checkpoint, &["checkpoint"])
+    },
+    optional("/configz", Endpoint::Configz, &["configz", "proxy"]),
+    Route { subresources: &["log"], ..debugging("/logs", Endpoint::Logs, GET_POST) },
+    Route { subresources: &["log"], ..debugging("/logs/{path*}", Endpoint::Logs, GET_POST) },
+    debugging("/debug/pprof", Endpoint::Pprof, GET),
+    debugging("/debug/pprof/{path*}", Endpoint::Pprof, GET),
+    Route { methods: PUT, ..optional("/debug/flags/v", Endpoint::DebugFlags, PROXY) },
+    optional("/statusz", Endpoint::Statusz, &["statusz"]),
+    optional("/flagz", Endpoint::Flagz, &["configz"]),
+];
+
+/// The values of a pattern's placeholders.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Params(Vec<(&'static str, String)>);
+
+impl Params {
+    /// Empty when the pattern has no such placeholder.
+    pub fn get(&self, name: &str) -> &str {
+        self.0.iter().find(|(n, _)| *n == name).map_or("", |(_, value)| value.as_str())
+    }
+}
+
+/// The route of a path, whatever the method. A slash at the end does not matter.
+pub fn find(path: &str) -> Option<(&'static Route, Params)> {
+    let path = path.strip_prefix('/')?;
+    let path = path.strip_suffix('/').unwrap_or(path);
+    ROUTES.iter().find_map(|route| Some((route, params(route.pattern, path)?)))
+}
+
+fn params(pattern: &'static str, path: &str) -> Option<Params> {
+    let mut params = Params::default();
+    let mut given = path.split('/');
+    for want in pattern[1..].split('/') {
+        let Some(name) = want.strip_prefix('{').and_then(|w| w.strip_suffix('}')) else {
+            if given.next()? != want {
+                return None;
+            }
+            continue;
+        };
+        if let Some(name) = name.strip_suffix('*') {
+            let rest: Option<Vec<_>> = given.by_ref().map(segment).collect();
+            let rest = rest.filter(|rest| !rest.is_empty())?;
+            params.0.push((name, rest.join("/")));
+            return Some(params);
+        }
+        let value = segment(given.next()?).filter(|value| !value.is_empty())?;
+        params.0.push((name, value.into_owned()));
+    }
+    given.next().is_none().then_some(params)
+}
+
+/// The verb that a request needs on `nodes`.
+pub fn verb(route: Option<&Route>, method: &str, exec_by_get_asks_get: bool) -> &'static str {
+    if !exec_by_get_asks_get && route.is_some_and(|route| route.verb == Verb::Create) {
+        return "create";
+    }
+    match method {
+        "GET" | "HEAD" => "get",
+        "POST" => "create",
+        "PUT" => "update",
+        "PATCH" => "patch",
+        "DELETE" => "delete",
+        _ => "",
+    }
+}
+
+/// The label `path` of the request metrics: the first segment, or two under `metrics`.
+pub fn metric_path(path: &str) -> &'static str {
+    const BUCKETS: &[&str] = &[
+        "healthz",
+        "pods",
+        "stats",
+        "metrics",
+        "metrics/cadvisor",
+        "metrics/probes",
+        "metrics/resource",
+        "run",
+        "exec",
+        "attach",
+        "portForward",
+        "containerLogs",
+        "configz",
+        "runningpods",
+        "checkpoint",
+        "flagz",
+        "statusz",
+        "logs",
+        "debug",
+    ];
+    let path = path.trim_start_matches('/');
+    let mut parts = path.splitn(3, '/');
+    let first = parts.next().unwrap_or_default();
+    let end = match (first, parts.next()) {
+        ("metrics", Some(second)) => first.len() + 1 + second.len(),
+        _ => first.len(),
+    };
+    let root = &path[..end];
+    BUCKETS.iter().find(|bucket| **bucket == root).copied().unwrap_or("other")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attributes(method: &str, path: &str) -> (Option<Endpoint>, bool, &'static str, &'static [&'static str]) {
+        let found = find(path).map(|(route, _)| route);
+        let allowed = found.is_some_and(|route| route.methods.contains(&method));
+        let subresources = found.map_or(PROXY, |route| route.subresources);
+        (found.map(|route| route.endpoint), allowed, verb(found, method, false), subresources)
+    }
+
+    #[test]
+    fn every_route_asks_for_its_subresources() {
+        let expected: &[(&str, Endpoint, &[&str], &[&str])] = &[
+            ("/healthz", Endpoint::Healthz, READ, &["healthz", "proxy"]),
+            ("/healthz/ping", Endpoint::HealthzCheck, READ, &["healthz", "proxy"]),
+            ("/pods", Endpoint::Pods, GET, &["pods", "proxy"]),
+            ("/pods/", Endpoint::Pods, GET, &["pods", "proxy"]),
+            ("/stats/summary", Endpoint::StatsSummary, GET_POST, &["stats"]),
+            ("/metrics", Endpoint::Metrics, READ, &["metrics"]),
+            ("/metrics/cadvisor", Endpoint::MetricsCadvisor, READ, &["metrics"]),
+            ("/metrics/resource", Endpoint::MetricsResource, READ, &["metrics"]),
+            ("/metrics/probes", Endpoint::MetricsProbes, READ, &["metrics"]),
+            ("/metrics/slis", Endpoint::MetricsSlis, READ, &["metrics"]),
+            ("/runningpods/", Endpoint::RunningPods, GET, &["pods", "proxy"]),
+            ("/run/ns/pod/ctr", Endpoint::Run, POST, PROXY),
+            ("/run/ns/pod/uid/ctr", Endpoint::Run, POST, PROXY),
+            ("/exec/ns/pod/ctr", Endpoint::Exec, GET_POST, PROXY),
+            ("/exec/ns/pod/uid/ctr", Endpoint::Exec, GET_POST, PROXY),
+            ("/attach/ns/pod/ctr", Endpoint::Attach, GET_POST, PROXY),
+            ("/attach/ns/pod/uid/ctr", Endpoint::Attach, GET_POST, PROXY),
+            ("/portForward/ns/pod", Endpoint::PortForward, GET_POST, PROXY),
+            ("/portForward/ns/pod/uid", Endpoint::PortForward, GET_POST, PROXY),
+            ("/containerLogs/ns/pod/ctr", Endpoint::ContainerLogs, GET, PROXY),
+            ("/checkpoint/ns/pod/ctr", Endpoint::Checkpoint, POST, &["checkpoint"]),
+            ("/configz", Endpoint::Configz, GET, &["configz", "proxy"]),
+            ("/logs/", Endpoint::Logs, GET_POST, &["log"]),
+            ("/logs/a/b.log", Endpoint::Logs, GET_POST, &["log"]),
+            ("/debug/pprof/", Endpoint::Pprof, GET, PROXY),
+            ("/debug/pprof/heap", Endpoint::Pprof, GET, PROXY),
+            ("/debug/flags/v", Endpoint::DebugFlags, PUT, PROXY),
+            ("/statusz", Endpoint::Statusz, GET, &["statusz"]),
+            ("/flagz", Endpoint::Flagz, GET, &["configz"]),
+        ];
+        for (path, endpoint, methods, subresources) in expected {
+            for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+                let (found, allowed, _, asked) = attributes(method, path);
+                assert_eq!(found, Some(*endpoint), "{path}");
+                assert_eq!(allowed, methods.contains(&method), "{method} {path}");
+                assert_eq!(asked, *subresources, "{path}");
+            }
+        }
+        let covered: std::collections::HashSet<_> = expected.iter().map(|(_, endpoint, ..)| *endpoint).collect();
+        assert!(ROUTES.iter().all(|route| covered.contains(&route.endpoint)), "a route without a test");
+    }
+
+    #[test]
+    fn running_code_needs_create_even_by_get() {
+        for path in ["/exec/n/p/c", "/attach/n/p/c", "/portForward/n/p"] {
+            assert_eq!(attributes("GET", path).2, "create", "{path}");
+            let route = find(path).map(|(route, _)| route);
+            assert_eq!(verb(route, "GET", true), "get", "the option of upstream's behaviour");
+        }
+        assert_eq!(attributes("GET", "/containerLogs/n/p/c").2, "get");
+        assert_eq!(attributes("PUT", "/debug/flags/v").2, "update");
+    }
+
+    #[test]
+    fn an_unknown_path_asks_for_proxy() {
+        for path in ["/", "", "/nothing", "/pods/x", "/exec/a/b", "/exec/a//c", "/pods/../exec/n/p/c", "/metricsx"] {
+            let (endpoint, _, _, subresources) = attributes("GET", path);
+            assert_eq!((endpoint, subresources), (None, PROXY), "{path}");
+        }
+    }
+
+    #[test]
+    fn placeholders_are_decoded_after_the_path_is_split() {
+        let (_, params) = find("/exec/ns/my%2Dpod/ctr").unwrap();
+        assert_eq!((params.get("pod"), params.get("uid")), ("my-pod", ""));
+        assert!(find("/exec/ns/a%2Fb/c").is_none());
+    }
+
+    #[test]
+    fn only_reads_are_on_the_read_only_port() {
+        let open: Vec<_> = ROUTES.iter().filter(|r| r.reach == Reach::Everywhere).map(|r| r.pattern).collect();
+        assert!(open.iter().all(|p| p.starts_with("/healthz")
+            || p.starts_with("/metrics")
+            || *p == "/pods"
+            || *p == "/stats/summary"));
+    }
+
+    #[test]
+    fn metrics_are_counted_by_the_first_segment() {
+        assert_eq!(metric_path("/containerLogs/a/b/c"), "containerLogs");
+        assert_eq!(metric_path("/metrics/cadvisor"), "metrics/cadvisor");
+        assert_eq!(metric_path("/metrics"), "metrics");
+        assert_eq!(metric_path("/secret"), "other");
+        assert_eq!(metric_path(""), "other");
+    }
+}

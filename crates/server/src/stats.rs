@@ -1,0 +1,91 @@
+//! What the node and its pods use: `/stats/summary`, `/metrics/cadvisor`, `/metrics/resource`; and the agent's own series.
+//!
+//! Read from the cgroups when asked, at most once a second; nothing is sampled in between.
+
+mod cadvisor;
+mod exposition;
+mod machine;
+mod resource;
+mod sample;
+mod summary;
+
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use http_body_util::{BodyExt, Limited};
+
+use crate::{
+    dispatch::{Call, Context},
+    query::Query,
+    reply::{self, Reply},
+};
+use sample::Sample;
+pub use sample::Stats;
+
+const MOST_FORM_BYTES: usize = 4096;
+
+pub async fn summary(context: &Arc<Context>, call: Call) -> Reply {
+    let mut only_cpu_and_memory = call.query().first("only_cpu_and_memory") == Some("true");
+    if call.head.method == Method::POST
+        && let Ok(form) = Limited::new(call.body, MOST_FORM_BYTES).collect().await
+    {
+        let form = form.to_bytes();
+        let form = Query::parse(std::str::from_utf8(&form).ok());
+        only_cpu_and_memory |= form.first("only_cpu_and_memory") == Some("true");
+    }
+    match samples(context).await {
+        Ok((now, before)) => {
+            let file_systems = if only_cpu_and_memory { None } else { Some(summary::file_systems(context).await) };
+            reply::json(&summary::summary(&context.config.node_name, &now, before.as_deref(), file_systems))
+        }
+        Err(refusal) => refusal,
+    }
+}
+
+pub async fn cadvisor(context: &Arc<Context>) -> Reply {
+    match samples(context).await {
+        Ok((now, _)) => reply::typed(StatusCode::OK, reply::EXPOSITION, cadvisor::render(&now)),
+        Err(refusal) => refusal,
+    }
+}
+
+pub async fn resource(context: &Arc<Context>) -> Reply {
+    match samples(context).await {
+        Ok((now, _)) => reply::typed(StatusCode::OK, reply::EXPOSITION, resource::render(&now)),
+        Err(refusal) => refusal,
+    }
+}
+
+/// The sample of this second, and an earlier one for rates.
+async fn samples(context: &Arc<Context>) -> Result<(Arc<Sample>, Option<Arc<Sample>>), Reply> {
+    let reader = context.clone();
+    // Cgroup files are read by blocking calls.
+    let read = tokio::task::spawn_blocking(move || reader.stats.current(&reader.deps));
+    read.await
+        .map_err(|_| reply::text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Error: reading statistics failed\n"))
+}
+
+/// Which of the agent's own series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registry {
+    Kubelet,
+    Probes,
+    Slis,
+}
+
+impl Registry {
+    fn has(self, family: &str) -> bool {
+        let probes = family.starts_with("prober_");
+        let slis = family.starts_with("kubernetes_healthcheck");
+        match self {
+            Registry::Kubelet => !probes && !slis,
+            Registry::Probes => probes || family == "process_start_time_seconds",
+            Registry::Slis => slis,
+        }
+    }
+}
+
+pub fn own(registry: Registry) -> Reply {
+    let text = exposition::families(&metrics::gather(), |family| registry.has(family));
+    reply::typed(StatusCode::OK, reply::EXPOSITION, text)
+}

@@ -1,0 +1,127 @@
+//! `/metrics/cadvisor`: the series of cAdvisor that come from cgroup files alone.
+
+use cgroups::{MemoryUsage, Pressure, Usage};
+use pod::time::Timestamp;
+
+use super::{
+    exposition::{Point, Text},
+    machine::Machine,
+    sample::Sample,
+};
+
+const LABELS: [&str; 6] = ["container", "id", "image", "name", "namespace", "pod"];
+const CPU_LABELS: [&str; 7] = ["container", "cpu", "id", "image", "name", "namespace", "pod"];
+const MACHINE_LABELS: [&str; 3] = ["boot_id", "machine_id", "system_uuid"];
+
+/// One cgroup with the labels that name it.
+struct Group<'a> {
+    labels: [&'a str; 6],
+    usage: &'a Usage,
+    started: Option<Timestamp>,
+}
+
+pub fn render(sample: &Sample) -> String {
+    let groups = groups(sample);
+    let at = sample.at.as_millisecond();
+    let mut text = Text::default();
+    cpu(&mut text, &groups, at);
+    let mut family = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Group<'_>) -> Option<f64>| {
+        let points =
+            groups.iter().filter_map(|group| Some(Point { labels: group.labels, value: value(group)?, at: Some(at) }));
+        text.family(name, kind, help, LABELS, points);
+    };
+    family("container_last_seen", "gauge", "Last time this container was seen by the exporter", &|_| {
+        Some(sample.at.as_second() as f64)
+    });
+    let started = |group: &Group<'_>| group.started.map(|started| started.as_second() as f64);
+    family(
+        "container_start_time_seconds",
+        "gauge",
+        "Start time of the container since unix epoch in seconds.",
+        &started,
+    );
+    for (name, kind, help, value) in MEMORY {
+        family(name, kind, help, &|group| group.usage.memory.as_ref().and_then(value));
+    }
+    family("container_processes", "gauge", "Number of processes running inside the container.", &|group| {
+        group.usage.pids.map(|pids| pids as f64)
+    });
+    for (resource, of) in PRESSURE {
+        let help = format!("Total time duration tasks in the container have waited due to {resource} congestion.");
+        let name = format!("container_pressure_{resource}_waiting_seconds_total");
+        family(&name, "counter", &help, &|group| of(group.usage).map(|pressure| pressure.some.total as f64 / 1e6));
+        let help =
+            format!("Total time duration no tasks in the container could make progress due to {resource} congestion.");
+        let name = format!("container_pressure_{resource}_stalled_seconds_total");
+        family(&name, "counter", &help, &|group| of(group.usage).map(|pressure| pressure.full.total as f64 / 1e6));
+    }
+    machine(&mut text, &sample.machine);
+    text.finish()
+}
+
+fn groups(sample: &Sample) -> Vec<Group<'_>> {
+    let own = |path, usage| Group { labels: ["", path, "", "", "", ""], usage, started: None };
+    let mut groups = vec![own("/", &sample.node), own(sample.kubepods_path.as_str(), &sample.all_pods)];
+    for pod in &sample.pods {
+        let (namespace, name) = (&*pod.key.namespace, &*pod.key.name);
+        groups.push(Group {
+            labels: ["", &pod.path, "", "", namespace, name],
+            usage: &pod.usage,
+            started: pod.started,
+        });
+        groups.extend(pod.containers.iter().map(|container| Group {
+            labels: [&container.name, &container.path, &container.image, &container.id, namespace, name],
+            usage: &container.usage,
+            started: container.started,
+        }));
+    }
+    groups
+}
+
+fn cpu(text: &mut Text, groups: &[Group<'_>], at: i64) {
+    let points = groups.iter().filter_map(|group| {
+        let [container, id, image, name, namespace, pod] = group.labels;
+        let labels = [container, "total", id, image, name, namespace, pod];
+        Some(Point { labels, value: group.usage.cpu_ns? as f64 / 1e9, at: Some(at) })
+    });
+    let help = "Cumulative cpu time consumed in seconds.";
+    text.family("container_cpu_usage_seconds_total", "counter", help, CPU_LABELS, points);
+}
+
+type OfMemory = fn(&MemoryUsage) -> Option<f64>;
+type OfUsage = fn(&Usage) -> Option<&Pressure>;
+
+const MEMORY: [(&str, &str, &str, OfMemory); 6] = [
+    ("container_memory_cache", "gauge", "Number of bytes of page cache memory.", |m| Some(m.cache as f64)),
+    ("container_memory_rss", "gauge", "Size of RSS in bytes.", |m| Some(m.rss as f64)),
+    ("container_memory_swap", "gauge", "Container swap usage in bytes.", |m| Some(m.swap as f64)),
+    (
+        "container_memory_usage_bytes",
+        "gauge",
+        "Current memory usage in bytes, including all memory regardless of when it was accessed",
+        |m| Some(m.usage as f64),
+    ),
+    ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |m| Some(m.working_set as f64)),
+    // Zero means no limit.
+    ("container_spec_memory_limit_bytes", "gauge", "Memory limit for the container.", |m| {
+        Some(m.limit.unwrap_or_default() as f64)
+    }),
+];
+
+const PRESSURE: [(&str, OfUsage); 3] = [
+    ("cpu", |usage| usage.cpu_pressure.as_ref()),
+    ("memory", |usage| usage.memory_pressure.as_ref()),
+    ("io", |usage| usage.io_pressure.as_ref()),
+];
+
+fn machine(text: &mut Text, machine: &Machine) {
+    let labels = [&*machine.boot_id, &*machine.machine_id, &*machine.system_uuid];
+    let point = |value: f64| [Point { labels, value, at: None }];
+    let mut family = |name, help, value| text.family(name, "gauge", help, MACHINE_LABELS, point(value));
+    family("machine_cpu_cores", "Number of logical CPU cores.", machine.cpus as f64);
+    family("machine_memory_bytes", "Amount of memory installed on the machine.", machine.memory_bytes as f64);
+    family("machine_swap_bytes", "Amount of swap memory available on the machine.", machine.swap_bytes as f64);
+    let none = [Point { labels: [], value: 0.0, at: None }];
+    let help = "1 if there was an error while getting machine metrics, 0 otherwise.";
+    text.family("machine_scrape_error", "gauge", help, [], none);
+}

@@ -1,0 +1,130 @@
+//! One reading of everything, kept for a second, and the one before it for rates.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use cgroups::{Cgroups, Usage, Who};
+use pod::{ContainerState, Mono, PodKey, PodUid, time::Timestamp};
+
+use super::machine::Machine;
+use crate::{PodRow, ServerDeps};
+
+const FRESH: Duration = Duration::from_secs(1);
+/// A rate over less than that says little.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
+
+/// All usage at one moment.
+#[derive(Debug)]
+pub struct Sample {
+    pub at: Timestamp,
+    pub mono: Mono,
+    pub machine: Machine,
+    pub node: Usage,
+    pub all_pods: Usage,
+    pub kubepods_path: String,
+    pub pods: Vec<PodSample>,
+}
+
+#[derive(Debug)]
+pub struct PodSample {
+    pub uid: PodUid,
+    /// The UID that clients of the API know.
+    pub shown_uid: PodUid,
+    pub key: PodKey,
+    pub started: Option<Timestamp>,
+    pub path: String,
+    pub usage: Usage,
+    pub containers: Vec<ContainerSample>,
+}
+
+#[derive(Debug)]
+pub struct ContainerSample {
+    pub name: String,
+    pub id: String,
+    pub image: String,
+    pub started: Option<Timestamp>,
+    pub path: String,
+    pub usage: Usage,
+}
+
+impl Sample {
+    pub fn pod(&self, uid: &PodUid) -> Option<&PodSample> {
+        self.pods.iter().find(|pod| pod.uid == *uid)
+    }
+}
+
+/// The last samples.
+#[derive(Default)]
+pub struct Stats(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    current: Option<Arc<Sample>>,
+    /// At least `RATE_WINDOW` before the current one, where there was such a one.
+    before: Option<Arc<Sample>>,
+}
+
+impl Stats {
+    /// Blocking reads, under a lock so that many scrapers cost one reading.
+    pub fn current(&self, deps: &ServerDeps) -> (Arc<Sample>, Option<Arc<Sample>>) {
+        let mut kept = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let now = deps.clock.mono();
+        if let Some(current) = kept.current.as_ref().filter(|current| now.since(current.mono) < FRESH) {
+            return (current.clone(), kept.before.clone());
+        }
+        let sample = Arc::new(read(deps));
+        let previous = kept.current.replace(sample.clone());
+        if previous.as_ref().is_some_and(|previous| now.since(previous.mono) >= RATE_WINDOW) || kept.before.is_none() {
+            kept.before = previous;
+        }
+        (sample, kept.before.clone())
+    }
+}
+
+fn read(deps: &ServerDeps) -> Sample {
+    let usage = |who| deps.cgroups.usage(who).unwrap_or_default();
+    Sample {
+        at: deps.clock.wall(),
+        mono: deps.clock.mono(),
+        machine: Machine::read(),
+        node: usage(Who::Node),
+        all_pods: usage(Who::AllPods),
+        kubepods_path: deps.cgroups.kubepods_path(),
+        pods: deps.pods.list().iter().filter_map(|row| pod(deps, row)).collect(),
+    }
+}
+
+/// None for a pod that has no cgroup: not started, or over.
+fn pod(deps: &ServerDeps, row: &PodRow) -> Option<PodSample> {
+    let uid = &row.desired.uid;
+    let usage = deps.cgroups.usage(Who::Pod(uid)).ok()?;
+    let observed = deps.observed.now(uid);
+    let containers = observed.iter().flat_map(|pod| &pod.containers);
+    let running = containers.filter(|container| container.state == ContainerState::Running);
+    let containers = running.filter_map(|container| {
+        Some(ContainerSample {
+            name: container.name.clone(),
+            id: container.id.to_string(),
+            image: container.image.clone(),
+            started: container.started_at,
+            path: deps.cgroups.container_path(uid, &container.id).ok()?,
+            usage: container_usage(&deps.cgroups, uid, container)?,
+        })
+    });
+    let status = row.status.as_deref().or(row.desired.pod.status.as_ref());
+    Some(PodSample {
+        uid: uid.clone(),
+        shown_uid: row.mirror_uid.clone().unwrap_or_else(|| uid.clone()),
+        key: row.desired.key.clone(),
+        started: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
+        path: deps.cgroups.pod_path(uid).unwrap_or_default(),
+        usage,
+        containers: containers.collect(),
+    })
+}
+
+fn container_usage(cgroups: &Cgroups, uid: &PodUid, container: &pod::ObservedContainer) -> Option<Usage> {
+    cgroups.usage(Who::Container(uid, &container.id)).ok()
+}

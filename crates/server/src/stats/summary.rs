@@ -1,0 +1,376 @@
+//! `/stats/summary`, in the types of the stats API.
+
+use std::time::Duration;
+
+use cgroups::{MemoryUsage, Pressure, Stall, Usage};
+use pod::time::Timestamp;
+use serde::Serialize;
+
+use super::sample::{ContainerSample, PodSample, Sample};
+use crate::dispatch::Context;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary<'a> {
+    node: Node<'a>,
+    pods: Vec<Pod<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Node<'a> {
+    node_name: &'a str,
+    system_containers: Vec<Container<'a>>,
+    start_time: String,
+    cpu: Cpu,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<Memory>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    io: Option<Io>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fs: Option<Fs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runtime: Option<Runtime>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rlimit: Option<Rlimit>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    swap: Option<Swap>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Pod<'a> {
+    pod_ref: PodRef<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_time: Option<String>,
+    containers: Vec<Container<'a>>,
+    cpu: Cpu,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<Memory>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    io: Option<Io>,
+    #[serde(rename = "process_stats", skip_serializing_if = "Option::is_none")]
+    process_stats: Option<Processes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    swap: Option<Swap>,
+}
+
+#[derive(Serialize)]
+struct PodRef<'a> {
+    name: &'a str,
+    namespace: &'a str,
+    uid: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Container<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_time: Option<String>,
+    cpu: Cpu,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<Memory>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    io: Option<Io>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    swap: Option<Swap>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Cpu {
+    time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage_nano_cores: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage_core_nano_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    psi: Option<Psi>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Memory {
+    time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    available_bytes: Option<u64>,
+    usage_bytes: u64,
+    working_set_bytes: u64,
+    rss_bytes: u64,
+    page_faults: u64,
+    major_page_faults: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    psi: Option<Psi>,
+}
+
+#[derive(Serialize)]
+struct Io {
+    time: String,
+    psi: Psi,
+}
+
+#[derive(Serialize)]
+struct Psi {
+    full: PsiData,
+    some: PsiData,
+}
+
+#[derive(Serialize)]
+struct PsiData {
+    total: u64,
+    avg10: f64,
+    avg60: f64,
+    avg300: f64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Swap {
+    time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    swap_available_bytes: Option<u64>,
+    swap_usage_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Processes {
+    process_count: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Runtime {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_fs: Option<Fs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container_fs: Option<Fs>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Fs {
+    time: String,
+    available_bytes: u64,
+    capacity_bytes: u64,
+    used_bytes: u64,
+    inodes_free: u64,
+    inodes: u64,
+    inodes_used: u64,
+}
+
+#[derive(Serialize)]
+struct Rlimit {
+    time: String,
+    maxpid: i64,
+    curproc: i64,
+}
+
+/// The file systems that the node's part shows.
+pub struct FileSystems {
+    node: Option<Fs>,
+    images: Option<Fs>,
+    containers: Option<Fs>,
+}
+
+pub async fn file_systems(context: &Context) -> FileSystems {
+    let time = shown(context.deps.clock.wall());
+    let images = context.deps.cri.image_fs_info().await.ok();
+    let usage = |list: fn(&cri::ImageFilesystems) -> &Vec<cri::FilesystemUsage>| {
+        images.as_ref().and_then(|images| list(images).first()).cloned()
+    };
+    let (image_fs, container_fs) = (usage(|all| &all.images), usage(|all| &all.containers));
+    let root = context.config.root_dir.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let of = |usage: Option<cri::FilesystemUsage>| {
+            let usage = usage?;
+            let stats = host::fs_stats::fs_stats(usage.mountpoint.as_ref()).ok()?;
+            Some(Fs { used_bytes: usage.used_bytes, inodes_used: usage.inodes_used, ..fs(&time, &stats) })
+        };
+        let node = host::fs_stats::fs_stats(&root).ok().map(|stats| fs(&time, &stats));
+        FileSystems { node, images: of(image_fs), containers: of(container_fs) }
+    });
+    read.await.unwrap_or(FileSystems { node: None, images: None, containers: None })
+}
+
+fn fs(time: &str, stats: &host::fs_stats::FsStats) -> Fs {
+    Fs {
+        time: time.to_owned(),
+        available_bytes: stats.available,
+        capacity_bytes: stats.capacity,
+        used_bytes: stats.used,
+        inodes_free: stats.inodes_free,
+        inodes: stats.inodes,
+        inodes_used: stats.inodes_used,
+    }
+}
+
+/// `before` gives rates; `file_systems` is None where only CPU and memory are wanted.
+pub fn summary<'a>(
+    node_name: &'a str,
+    now: &'a Sample,
+    before: Option<&Sample>,
+    file_systems: Option<FileSystems>,
+) -> Summary<'a> {
+    let elapsed = before.map_or(Duration::ZERO, |before| now.mono.since(before.mono));
+    let reading = Reading { time: shown(now.at), elapsed, all: file_systems.is_some() };
+    let booted = now.at.checked_sub(jiff::SignedDuration::try_from(now.mono.0).unwrap_or_default()).unwrap_or(now.at);
+    let capacity = now.machine.memory_bytes;
+    let kubepods = Container {
+        name: "pods",
+        start_time: None,
+        cpu: reading.cpu(&now.all_pods, before.map(|before| &before.all_pods)),
+        memory: reading.memory(&now.all_pods, Some(capacity)),
+        io: None,
+        swap: None,
+    };
+    let node = Node {
+        node_name,
+        system_containers: vec![kubepods],
+        start_time: shown(booted),
+        cpu: reading.cpu(&now.node, before.map(|before| &before.node)),
+        memory: reading.memory(&now.node, Some(capacity)),
+        io: reading.io(&now.node),
+        rlimit: file_systems.as_ref().and_then(|_| rlimit(&reading.time)),
+        swap: reading.swap(&now.node, Some(now.machine.swap_bytes)),
+        fs: None,
+        runtime: None,
+    };
+    let node = match file_systems {
+        None => node,
+        Some(all) => Node {
+            fs: all.node,
+            runtime: (all.images.is_some() || all.containers.is_some())
+                .then_some(Runtime { image_fs: all.images, container_fs: all.containers }),
+            ..node
+        },
+    };
+    let pods = now.pods.iter().map(|pod| pod_stats(&reading, pod, before.and_then(|before| before.pod(&pod.uid))));
+    Summary { node, pods: pods.collect() }
+}
+
+/// Threads of the machine against the most there may be.
+fn rlimit(time: &str) -> Option<Rlimit> {
+    let maximum = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok()?.trim().parse().ok()?;
+    let load = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let current = load.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()?;
+    Some(Rlimit { time: time.to_owned(), maxpid: maximum, curproc: current })
+}
+
+fn pod_stats<'a>(reading: &Reading, pod: &'a PodSample, before: Option<&PodSample>) -> Pod<'a> {
+    let containers = pod.containers.iter().map(|container| {
+        let earlier = before.and_then(|pod| pod.containers.iter().find(|c| c.id == container.id));
+        container_stats(reading, container, earlier)
+    });
+    Pod {
+        pod_ref: PodRef { name: &pod.key.name, namespace: &pod.key.namespace, uid: pod.shown_uid.as_str() },
+        start_time: pod.started.map(shown),
+        containers: containers.collect(),
+        cpu: reading.cpu(&pod.usage, before.map(|pod| &pod.usage)),
+        memory: reading.memory(&pod.usage, None),
+        io: reading.io(&pod.usage),
+        process_stats: pod.usage.pids.filter(|_| reading.all).map(|process_count| Processes { process_count }),
+        swap: reading.swap(&pod.usage, None),
+    }
+}
+
+fn container_stats<'a>(
+    reading: &Reading,
+    container: &'a ContainerSample,
+    before: Option<&ContainerSample>,
+) -> Container<'a> {
+    Container {
+        name: &container.name,
+        start_time: container.started.map(shown),
+        cpu: reading.cpu(&container.usage, before.map(|container| &container.usage)),
+        memory: reading.memory(&container.usage, None),
+        io: reading.io(&container.usage),
+        swap: reading.swap(&container.usage, None),
+    }
+}
+
+/// What all parts of one summary share.
+struct Reading {
+    time: String,
+    /// Since the earlier sample.
+    elapsed: Duration,
+    /// More than CPU and memory.
+    all: bool,
+}
+
+impl Reading {
+    fn cpu(&self, now: &Usage, before: Option<&Usage>) -> Cpu {
+        let earlier = before.and_then(|before| before.cpu_ns);
+        Cpu {
+            time: self.time.clone(),
+            usage_nano_cores: rate(now.cpu_ns, earlier, self.elapsed),
+            usage_core_nano_seconds: now.cpu_ns,
+            psi: now.cpu_pressure.as_ref().map(psi),
+        }
+    }
+
+    /// `most` bounds what is available where the cgroup itself has no limit.
+    fn memory(&self, now: &Usage, most: Option<u64>) -> Option<Memory> {
+        let memory: &MemoryUsage = now.memory.as_ref()?;
+        Some(Memory {
+            time: self.time.clone(),
+            available_bytes: memory.limit.or(most).map(|limit| limit.saturating_sub(memory.working_set)),
+            usage_bytes: memory.usage,
+            working_set_bytes: memory.working_set,
+            rss_bytes: memory.rss,
+            page_faults: memory.page_faults,
+            major_page_faults: memory.major_page_faults,
+            psi: now.memory_pressure.as_ref().map(psi),
+        })
+    }
+
+    fn io(&self, now: &Usage) -> Option<Io> {
+        let pressure = now.io_pressure.as_ref().filter(|_| self.all)?;
+        Some(Io { time: self.time.clone(), psi: psi(pressure) })
+    }
+
+    fn swap(&self, now: &Usage, most: Option<u64>) -> Option<Swap> {
+        let used = now.memory.as_ref()?.swap;
+        Some(Swap {
+            time: self.time.clone(),
+            swap_available_bytes: most.map(|most| most.saturating_sub(used)),
+            swap_usage_bytes: used,
+        })
+    }
+}
+
+fn psi(pressure: &Pressure) -> Psi {
+    // The API counts nanoseconds, the kernel microseconds.
+    let data = |stall: &Stall| PsiData {
+        total: stall.total.saturating_mul(1000),
+        avg10: stall.avg10,
+        avg60: stall.avg60,
+        avg300: stall.avg300,
+    };
+    Psi { full: data(&pressure.full), some: data(&pressure.some) }
+}
+
+/// Nanoseconds of CPU per second.
+fn rate(now: Option<u64>, before: Option<u64>, elapsed: Duration) -> Option<u64> {
+    let used = now?.checked_sub(before?)?;
+    let elapsed = elapsed.as_nanos();
+    (elapsed > 0).then(|| (u128::from(used) * 1_000_000_000 / elapsed) as u64)
+}
+
+fn shown(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_needs_two_readings_and_never_goes_back() {
+        let second = Duration::from_secs(1);
+        assert_eq!(rate(Some(2_500_000_000), Some(500_000_000), second * 2), Some(1_000_000_000));
+        assert_eq!(rate(Some(1), None, second), None);
+        assert_eq!(rate(Some(1), Some(2), second), None, "another container took the name");
+        assert_eq!(rate(Some(2), Some(1), Duration::ZERO), None);
+    }
+}

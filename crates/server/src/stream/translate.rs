@@ -1,0 +1,382 @@
+//! Task: one `v5.channel.k8s.io` websocket for exec or attach, translated to SPDY toward the runtime.
+//!
+//! Reads: channels 0 (stdin), 4 (resize) and 255 (end of a channel) from the client; stdout, stderr and the final
+//! status from the runtime. Writes: the same the other way, on channels 1, 2 and 3. Wakes on: either end.
+//! The websocket is accepted before the runtime is asked, so every later failure goes to channel 3 as a Status.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{SinkExt as _, Stream as Messages, StreamExt as _, future, stream::SplitSink};
+use http::{HeaderValue, Request, StatusCode, header};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Error, Message,
+        protocol::{CloseFrame, Role, frame::coding::CloseCode},
+    },
+};
+
+use super::{
+    Joint,
+    copy::Activity,
+    parameters::StreamParameters,
+    passthrough,
+    session::{Sender, Session, Stream},
+    websocket,
+};
+use crate::{dispatch::Call, error::chain, reply::Reply};
+
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const ERROR: u8 = 3;
+const RESIZE: u8 = 4;
+const END_OF_CHANNEL: u8 = 255;
+
+const V4: &str = "v4.channel.k8s.io";
+/// How long the runtime may take to accept the streams, as upstream has it.
+const STREAM_CREATION: Duration = Duration::from_secs(30);
+/// How long the client may take to read the end.
+const FAREWELL: Duration = Duration::from_secs(5);
+const MOST_STATUS_BYTES: usize = 64 * 1024;
+
+pub fn serve(call: Call, joint: Joint, wanted: StreamParameters) -> Reply {
+    let accepted = match websocket::accept(&call.head.headers, Some(websocket::V5)) {
+        Ok(accepted) => accepted,
+        Err(refusal) => return refusal,
+    };
+    let (stop, tasks) = (joint.stop.clone(), joint.tasks.clone());
+    tasks.spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = run(call, joint, wanted) => {}
+        }
+    });
+    accepted
+}
+
+async fn run(call: Call, joint: Joint, wanted: StreamParameters) {
+    let request = spdy_request(&joint, &call);
+    let client = match hyper::upgrade::on(Request::from_parts(call.head, call.body)).await {
+        Ok(client) => TokioIo::new(client),
+        Err(error) => return tracing::info!(%error, "a websocket did not come about"),
+    };
+    let client = WebSocketStream::from_raw_socket(client, Role::Server, Some(websocket::config())).await;
+    let runtime = async {
+        let request = request.map_err(|_| "the runtime's streaming URL is malformed".to_owned())?;
+        connect(&joint, request).await
+    };
+    translate(client, runtime, wanted, joint.idle).await;
+}
+
+/// Upgraded to SPDY/3.1 with remote command version 4; `Err` is for the client.
+async fn connect(
+    joint: &Joint,
+    request: Request<http_body_util::Empty<Bytes>>,
+) -> Result<TokioIo<hyper::upgrade::Upgraded>, String> {
+    let answer = joint.url.ask(request).await.map_err(|error| error.chain())?;
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(refusal(answer).await);
+    }
+    let protocol = answer.headers().get("x-stream-protocol-version").and_then(|value| value.to_str().ok());
+    if protocol != Some(V4) {
+        return Err(format!("the runtime chose the stream protocol {protocol:?} instead of {V4}"));
+    }
+    let upgraded = hyper::upgrade::on(answer).await.map_err(|error| chain(&error))?;
+    Ok(TokioIo::new(upgraded))
+}
+
+async fn refusal(answer: http::Response<Incoming>) -> String {
+    use http_body_util::BodyExt as _;
+    let status = answer.status();
+    let reply = match passthrough::relay_refusal(answer).await.into_body().collect().await {
+        Ok(body) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+        Err(error) => error.to_string(),
+    };
+    format!("unable to upgrade connection: {} {}", status.as_u16(), reply.trim_end())
+}
+
+fn spdy_request(joint: &Joint, call: &Call) -> Result<Request<http_body_util::Empty<Bytes>>, Reply> {
+    let mut headers = http::HeaderMap::new();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("SPDY/3.1"));
+    headers.insert("x-stream-protocol-version", HeaderValue::from_static(V4));
+    passthrough::request(joint, http::Method::POST, &headers, call.peer)
+}
+
+/// Joins the two until the command ends, the client goes, or both are idle too long.
+pub async fn translate<C, R>(
+    client: WebSocketStream<C>,
+    runtime: impl Future<Output = Result<R, String>>,
+    wanted: StreamParameters,
+    idle: Duration,
+) where
+    C: AsyncRead + AsyncWrite + Unpin,
+    R: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (sink, mut incoming) = client.split();
+    let (outgoing, queue) = mpsc::channel(16);
+    let work = async {
+        let first = if wanted.stdout {
+            STDOUT
+        } else if wanted.stderr {
+            STDERR
+        } else {
+            ERROR
+        };
+        // Tells the client that the connection stands.
+        let _ = outgoing.send(on_channel(first, &[])).await;
+        let status = match runtime.await {
+            Ok(runtime) => exchange(runtime, &mut incoming, &outgoing, wanted, idle).await,
+            Err(message) => Some(internal_error(&message)),
+        };
+        if let Some(status) = status {
+            let _ = outgoing.send(on_channel(ERROR, status.to_string().as_bytes())).await;
+            let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+            let _ = outgoing.send(Message::Close(Some(normal))).await;
+        }
+        drop(outgoing);
+        // To close with input unread would reset the connection and lose the status.
+        let _ = tokio::time::timeout(FAREWELL, async { while let Some(Ok(_)) = incoming.next().await {} }).await;
+    };
+    future::join(send_all(sink, queue), work).await;
+}
+
+async fn send_all<C>(mut sink: SplitSink<WebSocketStream<C>, Message>, mut queue: mpsc::Receiver<Message>)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(message) = queue.recv().await {
+        if sink.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn on_channel(channel: u8, data: &[u8]) -> Message {
+    let mut frame = BytesMut::with_capacity(data.len() + 1);
+    frame.put_u8(channel);
+    frame.put_slice(data);
+    Message::Binary(frame.freeze())
+}
+
+/// The streams of remote command version 4, each None where it was not wanted.
+struct Streams {
+    error: Stream,
+    stdin: Option<Stream>,
+    stdout: Option<Stream>,
+    stderr: Option<Stream>,
+    resize: Option<Stream>,
+}
+
+/// The final status; None when the client went first.
+async fn exchange<R>(
+    runtime: R,
+    incoming: &mut (impl Messages<Item = Result<Message, Error>> + Unpin),
+    outgoing: &mpsc::Sender<Message>,
+    wanted: StreamParameters,
+    idle: Duration,
+) -> Option<Value>
+where
+    R: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (session, mut streams) = match open(runtime, wanted).await {
+        Ok(opened) => opened,
+        Err(error) => return Some(internal_error(&error.to_string())),
+    };
+    let sender = session.sender();
+    let activity = Activity::begin();
+    let work = async {
+        if !accepted(&mut streams).await {
+            return Some(internal_error("the runtime did not accept the streams"));
+        }
+        let input = Input {
+            sender,
+            stdin: streams.stdin.as_ref().map(|stream| stream.id),
+            resize: streams.resize.as_ref().map(|stream| stream.id),
+            activity: &activity,
+        };
+        tokio::select! {
+            status = outputs(streams, outgoing, &activity) => status,
+            () = input.forward(incoming) => None,
+        }
+    };
+    let session = async {
+        if let Err(error) = session.run().await {
+            tracing::debug!(%error, "a connection to the runtime's streaming server ended");
+        }
+        // What it had received is still being sent on.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        status = work => status,
+        () = session => None,
+        () = activity.idle_for(idle) => Some(internal_error("the connection was idle too long")),
+    }
+}
+
+async fn open<R>(runtime: R, wanted: StreamParameters) -> std::io::Result<(Session<R>, Streams)>
+where
+    R: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let kinds = [
+        ("error", true),
+        ("stdin", wanted.stdin),
+        ("stdout", wanted.stdout),
+        ("stderr", wanted.stderr),
+        ("resize", wanted.tty),
+    ];
+    let headers = kinds.iter().filter(|(_, wanted)| *wanted).map(|(kind, _)| [("streamtype", *kind)]);
+    let headers: Vec<_> = headers.collect();
+    let headers: Vec<&[(&str, &str)]> = headers.iter().map(|list| &list[..]).collect();
+    let (session, opened) = Session::open(runtime, &headers).await?;
+    let mut opened = opened.into_iter();
+    let mut next = |wanted: bool| if wanted { opened.next() } else { None };
+    let error = next(true).ok_or_else(|| std::io::Error::other("no error stream"))?;
+    let streams = Streams {
+        error,
+        stdin: next(wanted.stdin),
+        stdout: next(wanted.stdout),
+        stderr: next(wanted.stderr),
+        resize: next(wanted.tty),
+    };
+    Ok((session, streams))
+}
+
+async fn accepted(streams: &mut Streams) -> bool {
+    let Streams { error, stdin, stdout, stderr, resize } = streams;
+    let all = async {
+        let rest = [stdin, stdout, stderr, resize].into_iter().flatten();
+        for stream in std::iter::once(error).chain(rest) {
+            if !stream.accepted().await {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(STREAM_CREATION, all).await.unwrap_or(false)
+}
+
+/// stdout and stderr to their ends, then the status. None when the client takes nothing any more.
+async fn outputs(streams: Streams, outgoing: &mpsc::Sender<Message>, activity: &Activity) -> Option<Value> {
+    let Streams { error, stdout, stderr, stdin, resize } = streams;
+    let (out, err, status, ..) = tokio::join!(
+        pump(STDOUT, stdout, outgoing, activity),
+        pump(STDERR, stderr, outgoing, activity),
+        collect(error),
+        discard(stdin),
+        discard(resize),
+    );
+    (out && err).then(|| final_status(&status))
+}
+
+/// False when the client takes nothing any more.
+async fn pump(channel: u8, stream: Option<Stream>, outgoing: &mpsc::Sender<Message>, activity: &Activity) -> bool {
+    let Some(mut stream) = stream else { return true };
+    while let Some(data) = stream.data.recv().await {
+        activity.note();
+        if outgoing.send(on_channel(channel, &data)).await.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+async fn collect(mut stream: Stream) -> Vec<u8> {
+    let mut all = Vec::new();
+    while let Some(data) = stream.data.recv().await {
+        let room = MOST_STATUS_BYTES - all.len();
+        all.extend_from_slice(&data[..data.len().min(room)]);
+    }
+    all
+}
+
+/// Nothing comes on these; were it not read, it would hold up the others.
+async fn discard(stream: Option<Stream>) {
+    if let Some(mut stream) = stream {
+        while stream.data.recv().await.is_some() {}
+    }
+}
+
+struct Input<'a> {
+    sender: Sender,
+    stdin: Option<u32>,
+    resize: Option<u32>,
+    activity: &'a Activity,
+}
+
+impl Input<'_> {
+    /// Until the client closes or breaks the protocol.
+    async fn forward(mut self, incoming: &mut (impl Messages<Item = Result<Message, Error>> + Unpin)) {
+        while let Some(Ok(message)) = incoming.next().await {
+            let data = match message {
+                Message::Binary(data) => data,
+                Message::Text(text) => Bytes::from(text),
+                Message::Close(_) => return,
+                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
+            };
+            self.activity.note();
+            if !self.one(&data).await {
+                return;
+            }
+        }
+    }
+
+    async fn one(&mut self, frame: &Bytes) -> bool {
+        let Some((channel, data)) = frame.split_first() else { return true };
+        match *channel {
+            STDIN => match self.stdin {
+                Some(stdin) => self.sender.data(stdin, frame.slice(1..)).await,
+                None => true,
+            },
+            // One JSON document per message, as the runtime's decoder expects them one after the other.
+            RESIZE => match self.resize {
+                Some(resize) => self.sender.data(resize, [data, b"\n"].concat().into()).await,
+                None => true,
+            },
+            END_OF_CHANNEL => match data {
+                [STDIN] => match self.stdin.take() {
+                    Some(stdin) => self.sender.finish(stdin).await,
+                    None => true,
+                },
+                [channel] => *channel <= RESIZE,
+                _ => false,
+            },
+            _ => true,
+        }
+    }
+}
+
+/// What the client gets for the runtime's last word, which is a Status already.
+fn final_status(said: &[u8]) -> Value {
+    if said.is_empty() {
+        return internal_error("the runtime ended the connection without saying how the command ended");
+    }
+    match serde_json::from_slice::<Value>(said) {
+        Ok(status) if status["status"] == "Success" => json!({ "metadata": {}, "status": "Success" }),
+        Ok(status) if status["status"] == "Failure" => status,
+        _ => internal_error(&format!("error stream protocol error in {:?}", String::from_utf8_lossy(said))),
+    }
+}
+
+fn internal_error(message: &str) -> Value {
+    json!({
+        "metadata": {},
+        "status": "Failure",
+        "message": format!("Internal error occurred: {message}"),
+        "reason": "InternalError",
+        "details": { "causes": [{ "message": message }] },
+        "code": 500,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! The servers as clients meet them: over TLS with and without credentials, on the plain ports, a log that is followed,
+//! and streams that a scripted runtime serves. No containerd, no API server.
+
+mod support;
+
+use http::StatusCode;
+use support::{Node, STREAMING};
+
+#[tokio::test]
+async fn nobody_gets_in_without_a_name() {
+    let node = Node::start(|_| {}).await;
+    let reply = node.anonymous("GET", "/pods").await;
+    assert_eq!((reply.status, reply.text.as_str()), (StatusCode::UNAUTHORIZED, "Unauthorized"));
+    let reply = node.with_foreign_certificate("GET", "/pods").await;
+    assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "a bad certificate is no failed handshake");
+}
+
+#[tokio::test]
+async fn who_may_not_is_told_what_was_asked() {
+    let node = Node::start(|_| {}).await;
+    let reply = node.as_user("guest", "GET", "/pods").await;
+    assert_eq!(reply.status, StatusCode::FORBIDDEN);
+    let expected = "Forbidden (user=guest, verb=get, resource=nodes, subresource(s)=[pods proxy])\n";
+    assert_eq!(reply.text, expected);
+    let reply = node.as_user("guest", "GET", "/nothing").await;
+    assert_eq!(reply.status, StatusCode::FORBIDDEN, "unknown paths tell nothing either");
+}
+
+#[tokio::test]
+async fn an_admin_reads_and_wrong_methods_say_what_is_right() {
+    let node = Node::start(|_| {}).await;
+    let pods = node.as_user("admin", "GET", "/pods").await;
+    assert_eq!(pods.status, StatusCode::OK);
+    assert!(pods.text.contains("\"kind\":\"PodList\"") && pods.text.contains("\"name\":\"web\""), "{}", pods.text);
+    let reply = node.as_user("admin", "DELETE", "/pods").await;
+    assert_eq!((reply.status, reply.header("allow")), (StatusCode::METHOD_NOT_ALLOWED, Some("GET")));
+    let reply = node.as_user("admin", "GET", "/nothing").await;
+    assert_eq!(reply.status, StatusCode::NOT_FOUND);
+    let reply = node.as_user("admin", "GET", "/configz").await;
+    assert_eq!(reply.text, r#"{"kubeletconfig":{"port":10250}}"#);
+    assert_eq!(node.as_user("admin", "GET", "/healthz").await.text, "ok");
+    assert_eq!(node.as_user("admin", "GET", "/healthz/syncloop").await.text, "ok");
+    let slis = node.as_user("admin", "GET", "/metrics/slis").await;
+    assert!(slis.text.contains("kubernetes_healthcheck{name=\"syncloop\",type=\"healthz\"} 1"), "{}", slis.text);
+    let metrics = node.as_user("admin", "GET", "/metrics").await;
+    assert!(metrics.text.contains("kubelet_http_requests_total{") && !metrics.text.contains("kubernetes_healthcheck"));
+    let summary = node.as_user("admin", "GET", "/stats/summary?only_cpu_and_memory=true").await;
+    assert!(summary.text.contains("\"nodeName\":\"node-1\""), "{}", summary.text);
+    let machine = node.as_user("admin", "GET", "/metrics/cadvisor").await;
+    assert!(machine.text.contains("machine_cpu_cores{"), "{}", machine.text);
+}
+
+#[tokio::test]
+async fn the_plain_ports_have_reads_only() {
+    let node = Node::start(|_| {}).await;
+    assert_eq!(node.read_only("/pods").await.status, StatusCode::OK);
+    for path in ["/exec/ns/web/app", "/containerLogs/ns/web/app", "/logs/", "/runningpods/"] {
+        assert_eq!(node.read_only(path).await.status, StatusCode::METHOD_NOT_ALLOWED, "{path}");
+    }
+    for path in ["/configz", "/checkpoint/ns/web/app", "/debug/flags/v"] {
+        assert_eq!(node.read_only(path).await.status, StatusCode::NOT_FOUND, "{path}");
+    }
+    assert_eq!(node.healthz("/healthz").await.text, "ok");
+    assert_eq!(node.healthz("/metrics").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn debugging_handlers_can_be_off() {
+    let node = Node::start(|config| config.enable_debugging_handlers = false).await;
+    let reply = node.as_user("admin", "GET", "/containerLogs/ns/web/app").await;
+    assert_eq!(
+        (reply.status, reply.text.as_str()),
+        (StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n")
+    );
+    assert_eq!(node.as_user("admin", "GET", "/pods").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn logs_are_read_and_refusals_say_why() {
+    let node = Node::start(|_| {}).await;
+    node.log("1970-01-01T00:00:01Z stdout F hello\n");
+    let reply = node.as_user("admin", "GET", "/containerLogs/ns/web/app").await;
+    assert_eq!((reply.status, reply.text.as_str()), (StatusCode::OK, "hello\n"));
+    let cases = [
+        ("/containerLogs/ns/none/app", StatusCode::NOT_FOUND, "pod \"none\" does not exist"),
+        ("/containerLogs/ns/web/none", StatusCode::NOT_FOUND, "container \"none\" not found in pod \"web\""),
+        (
+            "/containerLogs/ns/web/app?previous=true",
+            StatusCode::BAD_REQUEST,
+            "previous terminated container \"app\" in pod \"web\" not found",
+        ),
+        (
+            "/containerLogs/ns/web/slow",
+            StatusCode::BAD_REQUEST,
+            "container \"slow\" in pod \"web\" is waiting to start: ContainerCreating",
+        ),
+    ];
+    for (path, status, text) in cases {
+        let reply = node.as_user("admin", "GET", path).await;
+        assert_eq!((reply.status, reply.text.as_str()), (status, text), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_followed_log_ends_with_its_container() {
+    let node = Node::start(|_| {}).await;
+    node.log("1970-01-01T00:00:01Z stdout F one\n");
+    let mut follower = node.follow("/containerLogs/ns/web/app?follow=true").await;
+    assert_eq!(follower.next().await.as_deref(), Some("one\n"));
+    node.log("1970-01-01T00:00:02Z stdout F two\n");
+    assert_eq!(follower.next().await.as_deref(), Some("two\n"));
+    node.container_exits();
+    assert_eq!(follower.next().await, None);
+}
+
+#[tokio::test]
+async fn an_upgrade_reaches_the_runtime_and_bytes_come_back() {
+    let node = Node::start(|_| {}).await;
+    let headers =
+        [("connection", "Upgrade"), ("upgrade", "SPDY/3.1"), ("x-stream-protocol-version", "v4.channel.k8s.io")];
+    let mut stream = node.upgrade("POST", "/exec/ns/web/app?command=id&output=1", &headers).await;
+    assert_eq!(stream.head("upgrade").as_deref(), Some("SPDY/3.1"));
+    assert_eq!(stream.echo(b"bytes").await, b"bytes");
+    let mut stream = node.upgrade("POST", "/portForward/ns/web", &headers).await;
+    assert_eq!(stream.echo(b"more").await, b"more");
+    let asked = STREAMING.lock().unwrap().clone();
+    assert!(asked.iter().all(|head| !head.to_lowercase().contains("authorization")), "{asked:?}");
+    let plain = node.as_user("admin", "POST", "/exec/ns/web/app?command=id&output=1").await;
+    assert_eq!((plain.status, plain.text.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, "Upgrade request required\n"));
+    let none = node.as_user("admin", "POST", "/exec/ns/web/app?command=id").await;
+    assert_eq!(none.text, "you must specify at least 1 of stdin, stdout, stderr");
+    let missing = node.as_user("admin", "POST", "/exec/ns/web/slow?command=id&output=1").await;
+    assert_eq!(missing.text, "container not found (\"slow\")");
+}

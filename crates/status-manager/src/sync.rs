@@ -1,0 +1,51 @@
+//! One pod brought up to date at the API server.
+
+use std::sync::Arc;
+
+use apiserver::{ApiError, ApiServer};
+use k8s_openapi::api::core::v1::Pod;
+use pod::PodUid;
+
+use crate::{
+    book::{Job, Outcome, may_be_deleted},
+    patch::status_patch,
+};
+
+/// Patches the status if it says something else, then deletes the object if that was all that held it.
+pub(crate) async fn sync(api: ApiServer, job: Job) -> (Job, Outcome) {
+    let outcome = match try_sync(&api, &job).await {
+        Ok(outcome) => outcome,
+        Err(error) if error.is_not_found() => Outcome::Gone,
+        Err(error) => {
+            tracing::warn!(pod = %job.key, uid = %job.uid, error = %error, "status not written, will try again");
+            // A conflict or a refusal may come from an old picture; an unreachable server says nothing.
+            Outcome::Failed { stale: !error.is_transient() }
+        }
+    };
+    (job, outcome)
+}
+
+async fn try_sync(api: &ApiServer, job: &Job) -> Result<Outcome, ApiError> {
+    let known = match &job.object {
+        Some(object) => object.clone(),
+        None => Arc::new(api.get_pod(&job.key).await?),
+    };
+    if !is(&known, &job.uid) {
+        return Ok(Outcome::Gone);
+    }
+    let before = known.status.clone().unwrap_or_default();
+    let now = match status_patch(&before, &job.status) {
+        None => known,
+        Some(patch) => Arc::new(api.patch_pod_status(&job.key, &job.uid, &patch).await?),
+    };
+    if job.confirm_deletion && may_be_deleted(&now) {
+        api.delete_pod(&job.key, &job.uid, Some(0)).await?;
+        tracing::info!(pod = %job.key, uid = %job.uid, "pod removed from the API");
+        return Ok(Outcome::Gone);
+    }
+    Ok(Outcome::Synced(now))
+}
+
+fn is(pod: &Pod, uid: &PodUid) -> bool {
+    pod.metadata.uid.as_deref() == Some(uid.as_str())
+}
