@@ -57,13 +57,17 @@ impl Hierarchies {
     pub fn detect() -> Result<Self> {
         let path = Path::new(MOUNTINFO);
         let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        let mounts = CgroupMounts::parse(&text);
+        let mut mounts = CgroupMounts::parse(&text);
         if mounts.unified.iter().any(|m| m == Path::new(UNIFIED)) {
             let root = PathBuf::from(UNIFIED);
             return Ok(Hierarchies::V2 { controllers: controllers_of(&root)?, root });
         }
         if mounts.v1.is_empty() {
             return Err(Error::NotMounted);
+        }
+        // On a hybrid machine runtimes make the same groups in the bare v2 tree, and leave them there.
+        if let Some(bare) = mounts.unified.into_iter().next() {
+            mounts.v1.insert("unified".to_owned(), bare);
         }
         Ok(Hierarchies::V1(mounts.v1))
     }
