@@ -180,7 +180,7 @@ pub(crate) fn pod_ips(sandbox: &ObservedSandbox, host_ips: &[String]) -> Vec<Str
     if sandbox.ips.is_empty() { host_ips.to_vec() } else { sandbox.ips.clone() }
 }
 
-/// Stops one container of a pod that goes on.
+/// Stops one container of a pod that goes on, or takes away one that never ran.
 pub(crate) async fn stop(parts: Parts, desired: DesiredPod, observed: Arc<ObservedPod>, stop: StopContainer) -> Done {
     let grace = stop.grace.unwrap_or_else(|| termination::spec_grace(&desired));
     // The sender stays alive here: this deadline does not move.
@@ -189,6 +189,7 @@ pub(crate) async fn stop(parts: Parts, desired: DesiredPod, observed: Arc<Observ
     let host_ips = parts.node.borrow().host_ips.clone();
     let ips = observed.ready_sandbox().map_or_else(Vec::new, |s| pod_ips(s, &host_ips));
     let result = match observed.container(&stop.id) {
+        Some(container) if stop.discard => parts.runtime.remove_container(&desired.key, container).await,
         Some(container) => parts.runtime.stop_container(&desired, container, &ips, request).await,
         None => Ok(()),
     };

@@ -88,6 +88,8 @@ pub struct StopContainer {
     pub grace: Option<Duration>,
     pub message: String,
     pub restart: bool,
+    /// It was made but, as far as anybody has seen, never started: it is removed before its place is taken.
+    pub discard: bool,
 }
 
 /// See the module's header.
@@ -247,7 +249,7 @@ fn stop(
         return;
     }
     let grace = grace_secs.map(|s| Duration::from_secs(s.max(0) as u64));
-    plan.stop.push(StopContainer { id: o.id.clone(), name: o.name.clone(), grace, message, restart });
+    plan.stop.push(StopContainer { id: o.id.clone(), name: o.name.clone(), grace, message, restart, discard: false });
 }
 
 /// Only a change of image or name replaces a running container; an unlabelled (foreign) one is left alone.
@@ -273,6 +275,10 @@ fn try_start(input: &PlanInput, plan: &mut Plan, kind: Containers, name: &str) -
         return true;
     }
     let newest = input.observed.newest(name);
+    if let Some(o) = newest.filter(|o| o.state == ContainerState::Created) {
+        discard(input, plan, o);
+        return true;
+    }
     let ended = newest
         .filter(|o| o.state == ContainerState::Exited)
         .and_then(|o| o.finished_at)
@@ -288,6 +294,15 @@ fn try_start(input: &PlanInput, plan: &mut Plan, kind: Containers, name: &str) -
     let restart_count = newest.map_or(0, |o| o.restart_count + 1);
     plan.start.push(StartContainer { kind, name: name.to_owned(), restart_count, predecessor_ended: ended });
     true
+}
+
+/// A start that was cut off (by a crash of the agent, say) may still come to pass in the runtime: were its container
+/// left there, two instances could run. Removing it makes sure, and its restart count is free again.
+fn discard(input: &PlanInput, plan: &mut Plan, o: &ObservedContainer) {
+    if !input.in_flight.stopping.contains(&o.id) {
+        let (id, name) = (o.id.clone(), o.name.clone());
+        plan.stop.push(StopContainer { id, name, grace: None, message: String::new(), restart: true, discard: true });
+    }
 }
 
 fn hold(plan: &mut Plan, name: &str, waiting: Waiting, until: Mono) {

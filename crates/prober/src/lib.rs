@@ -118,7 +118,9 @@ impl Prober {
             stale
         });
         for spec in probed_containers(desired) {
-            let Some(running) = observed.newest(&spec.name).filter(|c| c.state == ContainerState::Running) else { continue };
+            let Some(running) = observed.newest(&spec.name).filter(|c| c.state == ContainerState::Running) else {
+                continue;
+            };
             if pod.containers.contains_key(&running.id) {
                 continue;
             }
@@ -183,7 +185,9 @@ impl Prober {
 /// Ephemeral containers and init containers that run to their end have no probes.
 fn probed_containers(desired: &DesiredPod) -> impl Iterator<Item = &Container> {
     let sidecars = desired.init_containers().iter().filter(|c| pod::desired::init_kind(c) == Containers::Sidecar);
-    sidecars.chain(desired.regular_containers()).filter(|c| c.startup_probe.is_some() || c.liveness_probe.is_some() || c.readiness_probe.is_some())
+    sidecars
+        .chain(desired.regular_containers())
+        .filter(|c| c.startup_probe.is_some() || c.liveness_probe.is_some() || c.readiness_probe.is_some())
 }
 
 /// The API already says that this very container has started: an earlier agent has seen its startup probe succeed.

@@ -43,7 +43,11 @@ mod tests {
     use Verdict::{Failure, Success};
 
     fn thresholds(success: i32, failure: i32) -> Thresholds {
-        Thresholds::of(&Probe { success_threshold: Some(success), failure_threshold: Some(failure), ..Probe::default() })
+        Thresholds::of(&Probe {
+            success_threshold: Some(success),
+            failure_threshold: Some(failure),
+            ..Probe::default()
+        })
     }
 
     #[test]

@@ -19,9 +19,25 @@ const ETCD: &str = "v3.7.3";
 
 /// What the stack needs of Debian: image contents, the local registry, the second runtime, tools of the suites.
 const PACKAGES: &[&str] = &[
-    "busybox-static", "iptables", "socat", "conntrack", "libseccomp-dev", "pkg-config", "skopeo", "nginx-light",
-    "bind9-dnsutils", "netcat-openbsd", "docker-registry", "curl", "iproute2", "openssl", "ca-certificates", "gcc",
-    "libc6-dev", "kmod", "procps",
+    "busybox-static",
+    "iptables",
+    "socat",
+    "conntrack",
+    "libseccomp-dev",
+    "pkg-config",
+    "skopeo",
+    "nginx-light",
+    "bind9-dnsutils",
+    "netcat-openbsd",
+    "docker-registry",
+    "curl",
+    "iproute2",
+    "openssl",
+    "ca-certificates",
+    "gcc",
+    "libc6-dev",
+    "kmod",
+    "procps",
 ];
 
 const KUBE_PROGRAMS: &[&str] =
@@ -101,7 +117,9 @@ fn kubernetes(cache: &Cache) -> Result<()> {
     let commands = KUBE_PROGRAMS.iter().map(|p| format!("cmd/{p}"));
     let wanted = commands.chain(["test/e2e".to_owned(), "test/images/agnhost".to_owned()]);
     let imports: String = wanted.map(|p| format!("\t_ \"k8s.io/kubernetes/{p}\"\n")).collect();
-    let tools = format!("//go:build tools\n\npackage tools\n\nimport (\n{imports}\t_ \"github.com/onsi/ginkgo/v2/ginkgo\"\n)\n");
+    let tools = format!(
+        "//go:build tools\n\npackage tools\n\nimport (\n{imports}\t_ \"github.com/onsi/ginkgo/v2/ginkgo\"\n)\n"
+    );
     fs::write(dir.join("tools.go"), tools)?;
     run(go(&dir).args(["mod", "tidy"]))?;
     let minor = KUBERNETES.split('.').nth(1).unwrap_or_default();

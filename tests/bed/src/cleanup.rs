@@ -62,7 +62,8 @@ fn unmount_below(dir: &Path) {
     let prefix = format!("{}/", dir.display());
     for _ in 0..5 {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let below: Vec<&str> = mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|m| m.starts_with(&prefix)).collect();
+        let below: Vec<&str> =
+            mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|m| m.starts_with(&prefix)).collect();
         if below.is_empty() {
             return;
         }

@@ -145,7 +145,9 @@ impl Cluster {
             run(process::in_netns(Some(netns), Path::new(step[0])).args(&step[1..]))?;
         }
         // Bridged frames pass iptables only where the module is there.
-        let _ = run(process::in_netns(Some(netns), Path::new("sysctl")).args(["-qw", "net.bridge.bridge-nf-call-iptables=1"]));
+        let _ =
+            run(process::in_netns(Some(netns), Path::new("sysctl"))
+                .args(["-qw", "net.bridge.bridge-nf-call-iptables=1"]));
         Ok(())
     }
 
@@ -221,7 +223,12 @@ apiServer: {{certSANs: ["127.0.0.1"]}}
 
     pub fn start_etcd(&self) -> Result<()> {
         let data = self.dir.join("etcd");
-        let args = ["--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379", "--listen-peer-urls=http://127.0.0.1:2380", "--unsafe-no-fsync"];
+        let args = [
+            "--listen-client-urls=http://127.0.0.1:2379",
+            "--advertise-client-urls=http://127.0.0.1:2379",
+            "--listen-peer-urls=http://127.0.0.1:2380",
+            "--unsafe-no-fsync",
+        ];
         let mut args: Vec<String> = args.map(str::to_owned).to_vec();
         args.push(format!("--data-dir={}", data.display()));
         self.start_program("etcd", &args)
@@ -349,7 +356,9 @@ apiServer: {{certSANs: ["127.0.0.1"]}}
         let far = format!("node{}", node.index);
         let pid_or_name = format!("/var/run/netns/{}", node.netns);
         self.in_ns("ip", &["link", "add", &far, "type", "veth", "peer", "name", "eth0", "netns", &pid_or_name])
-            .or_else(|_| self.in_ns("ip", &["link", "add", &far, "type", "veth", "peer", "name", "eth0", "netns", &node.netns]))?;
+            .or_else(|_| {
+                self.in_ns("ip", &["link", "add", &far, "type", "veth", "peer", "name", "eth0", "netns", &node.netns])
+            })?;
         self.in_ns("ip", &["link", "set", &far, "master", "br0", "up"])?;
         self.address(&node.netns, &node.ip)?;
         for other in &self.nodes {

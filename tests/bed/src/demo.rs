@@ -45,12 +45,19 @@ pub fn cluster(cache: &Cache, kubelet: &Path) -> Result<()> {
     k.run(&["rollout", "status", "deployment/web", "--timeout=300s"])?;
     show(&["get", "nodes,pods", "-o", "wide"])?;
     say("one container asks the other over localhost");
-    wait::until("the writer's first line", wait::LONG, || Ok(k.run(&["exec", "two-containers", "-c", "writer", "--", "wget", "-qO-", "http://localhost:8080"]).is_ok()))?;
+    wait::until("the writer's first line", wait::LONG, || {
+        Ok(k.run(&["exec", "two-containers", "-c", "writer", "--", "wget", "-qO-", "http://localhost:8080"]).is_ok())
+    })?;
     show(&["exec", "two-containers", "-c", "writer", "--", "wget", "-qO-", "http://localhost:8080"])?;
     say("logs of the Deployment");
     show(&["logs", "deployment/web", "--tail=3"])?;
     say("go on");
-    println!("kubectl:   nsenter --net=/var/run/netns/{} {} --kubeconfig {}", cluster.netns, k.program.display(), k.kubeconfig.display());
+    println!(
+        "kubectl:   nsenter --net=/var/run/netns/{} {} --kubeconfig {}",
+        cluster.netns,
+        k.program.display(),
+        k.kubeconfig.display()
+    );
     println!("the agent: {}", cluster.nodes[0].daemons.log("kubelet").display());
     println!("clean up:  make demo-down");
     Ok(())
@@ -82,7 +89,18 @@ pub fn standalone(cache: &Cache, kubelet: &Path) -> Result<()> {
         println!("{} {} {}", pod["metadata"]["name"], pod["status"]["phase"], pod["status"]["podIP"]);
         let ip = pod["status"]["podIP"].as_str().unwrap_or_default();
         let url = format!("http://{ip}:8080/");
-        print!("{url} says {}", run(process::in_netns(Some(&node.netns), Path::new("curl")).args(["-sS", "--retry", "10", "--retry-all-errors", "--retry-delay", "1", &url]))?);
+        print!(
+            "{url} says {}",
+            run(process::in_netns(Some(&node.netns), Path::new("curl")).args([
+                "-sS",
+                "--retry",
+                "10",
+                "--retry-all-errors",
+                "--retry-delay",
+                "1",
+                &url
+            ]))?
+        );
     }
     say("go on");
     println!("manifests: {}", node.static_pods().display());
@@ -91,4 +109,3 @@ pub fn standalone(cache: &Cache, kubelet: &Path) -> Result<()> {
     println!("clean up:  make demo-down");
     Ok(())
 }
-

@@ -68,7 +68,10 @@ impl Root {
         }
         root.0.insert("tmp".into(), Entry::Dir(0o1777));
         root.0.insert("root".into(), Entry::Dir(0o700));
-        root.text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\nnginx:x:101:101::/:/bin/sh\n");
+        root.text(
+            "etc/passwd",
+            "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\nnginx:x:101:101::/:/bin/sh\n",
+        );
         root.text("etc/group", "root:x:0:\nnobody:x:65534:\nnginx:x:101:\n");
         root.text("etc/nsswitch.conf", "hosts: files dns\n");
         root
@@ -160,7 +163,9 @@ fn save(cache: &Cache, name: &str, layer: &[u8], mut config: serde_json::Value) 
     let manifest = json!([{"Config": image_file, "RepoTags": [name], "Layers": [layer_file]}]);
     let path = cache.images().join(format!("{}.tar", name.replace(['/', ':'], "_")));
     let mut tar = tar::Builder::new(fs::File::create(path)?);
-    for (file, bytes) in [(image_file, &image[..]), (layer_file, layer), ("manifest.json".into(), &serde_json::to_vec(&manifest)?)] {
+    for (file, bytes) in
+        [(image_file, &image[..]), (layer_file, layer), ("manifest.json".into(), &serde_json::to_vec(&manifest)?)]
+    {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
@@ -223,7 +228,8 @@ pub fn make(cache: &Cache) -> Result<()> {
 
     let layer = nginx()?.layer()?;
     for version in ["1.27.0-2", "1.28.0-2"] {
-        let config = json!({"Entrypoint": ["/usr/sbin/nginx"], "Cmd": ["-g", "daemon off;"], "ExposedPorts": {"80/tcp": {}}});
+        let config =
+            json!({"Entrypoint": ["/usr/sbin/nginx"], "Cmd": ["-g", "daemon off;"], "ExposedPorts": {"80/tcp": {}}});
         save(cache, &format!("{E2E}nginx:{version}"), &layer, config)?;
     }
     fs::write(marker(cache), EDITION)?;
@@ -247,7 +253,19 @@ fn agnhost(cache: &Cache) -> Result<Root> {
     let (key, cert) = (dir.join("localhost.key"), dir.join("localhost.crt"));
     let names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
     let mut command = Command::new("openssl");
-    command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", "-subj", "/CN=localhost", "-addext", names]);
+    command.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "3650",
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        names,
+    ]);
     run(command.arg("-keyout").arg(&key).arg("-out").arg(&cert))?;
     for file in [&key, &cert] {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();

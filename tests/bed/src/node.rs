@@ -90,7 +90,9 @@ impl Node {
         for dir in ["etc/cni", "etc/certs.d/registry.k8s.io", "containerd", "manifests", "podlogs"] {
             fs::create_dir_all(self.dir.join(dir))?;
         }
-        let host = format!("server = \"http://{registry}\"\n[host.\"http://{registry}\"]\n  capabilities = [\"pull\",\"resolve\"]\n");
+        let host = format!(
+            "server = \"http://{registry}\"\n[host.\"http://{registry}\"]\n  capabilities = [\"pull\",\"resolve\"]\n"
+        );
         fs::write(self.dir.join("etc/certs.d/registry.k8s.io/hosts.toml"), host)?;
         fs::write(self.dir.join("etc/cni/10-bridge.conflist"), self.cni_config())?;
         fs::write(self.dir.join("etc/containerd.toml"), self.containerd_config())?;

@@ -19,8 +19,9 @@ pub fn group() -> Group {
     }
 }
 
-/// Writes a line at start and holds a lock: a second instance at the same time would find the lock taken.
-const SCRIPT: &str = "if ! mkdir /lock/held 2>/dev/null; then echo TWICE; exit 9; fi; echo up; trap 'rmdir /lock/held; exit 0' TERM; while :; do sleep 0.1; done";
+/// Writes a line at start and holds a lock that ends with its process: a second instance at the same time would find
+/// it taken.
+const SCRIPT: &str = "exec 9>/lock/f; if ! flock -n 9; then echo TWICE; exit 9; fi; echo up; trap 'exit 0' TERM; while :; do sleep 0.1; done";
 
 fn pods(w: &World, round: u64) -> Vec<Value> {
     let dir = w.node().dir.join("locks");
@@ -78,5 +79,7 @@ fn kill_while_churning(w: &mut World) -> Result<()> {
         expect(left.is_empty(), left.join("; "))?;
         Ok(true)
     })?;
-    wait::until("no sandbox to be left", Duration::from_secs(120), || Ok(w.node().ctr(&["containers", "ls", "-q"])?.trim().is_empty()))
+    wait::until("no sandbox to be left", Duration::from_secs(120), || {
+        Ok(w.node().ctr(&["containers", "ls", "-q"])?.trim().is_empty())
+    })
 }

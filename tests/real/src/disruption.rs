@@ -101,12 +101,15 @@ fn api_server_away(w: &mut World) -> Result<()> {
     w.node().start_kubelet(None, Some(&w.cluster.dir))?;
     sleep(Duration::from_secs(90));
     let now = w.running()?;
-    let crashed = container_status(&crasher, "app")["containerID"].as_str().unwrap_or_default().replace("containerd://", "");
+    let crashed =
+        container_status(&crasher, "app")["containerID"].as_str().unwrap_or_default().replace("containerd://", "");
     let healthy = running.iter().filter(|id| **id != crashed);
     expect(healthy.clone().all(|id| now.contains(id)), "every healthy container still runs")?;
     w.cluster.start_apiserver()?;
     k.until_node_ready(w.node_name())?;
-    k.until_pod("crasher", "its restart is reported", |p| container_status(p, "app")["restartCount"].as_i64() >= Some(1))?;
+    k.until_pod("crasher", "its restart is reported", |p| {
+        container_status(p, "app")["restartCount"].as_i64() >= Some(1)
+    })?;
     until_agent_works(w, "after-outage")?;
     let after = picture(w, &names)?;
     let containers = |p: &[(Value, Value)]| p.iter().map(|(c, _)| c.clone()).collect::<Vec<_>>();

@@ -18,7 +18,16 @@ use anyhow::Result;
 use world::{Group, Tally};
 
 fn groups() -> Vec<Group> {
-    vec![pods::group(), workloads::group(), refusals::group(), static_pods::group(), disruption::group(), churn::group(), pods::old_runtime_group(), suite::group()]
+    vec![
+        pods::group(),
+        workloads::group(),
+        refusals::group(),
+        static_pods::group(),
+        disruption::group(),
+        churn::group(),
+        pods::old_runtime_group(),
+        suite::group(),
+    ]
 }
 
 fn main() -> Result<ExitCode> {

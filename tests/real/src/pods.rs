@@ -43,7 +43,8 @@ fn runs_and_leaves_nothing(w: &mut World) -> Result<()> {
 fn shares_localhost_and_volume(w: &mut World) -> Result<()> {
     let k = w.kubectl();
     let server = "echo hello >/shared/index.html; httpd -f -p 8080 -h /shared";
-    let client = "until wget -qO- http://localhost:8080/index.html; do sleep 0.2; done; cat /shared/index.html; sleep 100000";
+    let client =
+        "until wget -qO- http://localhost:8080/index.html; do sleep 0.2; done; cat /shared/index.html; sleep 100000";
     let mut manifest = shell_pod("two", &[("server", server), ("client", client)]);
     mount_everywhere(&mut manifest, "s", json!({"emptyDir": {}}), "/shared");
     k.apply(&manifest.to_string())?;

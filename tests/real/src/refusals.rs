@@ -54,7 +54,10 @@ fn wrong_command(w: &mut World) -> Result<()> {
         let seen = k.until_pod("no-command", "RunContainerError or its back-off", |p| {
             ["RunContainerError", "CrashLoopBackOff"].contains(&waiting_reason(p, "app").as_str())
         })?;
-        expect(container_status(&seen, "app").to_string().contains("/no/such/program"), "the message names the program")?;
+        expect(
+            container_status(&seen, "app").to_string().contains("/no/such/program"),
+            "the message names the program",
+        )?;
         w.delete_pods(&["no-command"])
     })
 }
@@ -65,7 +68,9 @@ fn missing_config_map(w: &mut World) -> Result<()> {
         let mut pod = shell_pod("no-config", &[("app", "sleep 100000")]);
         pod["spec"]["containers"][0]["envFrom"] = json!([{"configMapRef": {"name": "absent"}}]);
         k.apply(&pod.to_string())?;
-        let seen = k.until_pod("no-config", "CreateContainerConfigError", |p| waiting_reason(p, "app") == "CreateContainerConfigError")?;
+        let seen = k.until_pod("no-config", "CreateContainerConfigError", |p| {
+            waiting_reason(p, "app") == "CreateContainerConfigError"
+        })?;
         let message = container_status(&seen, "app")["state"]["waiting"]["message"].clone();
         expect_eq(message.as_str(), Some("configmap \"absent\" not found"), "message")?;
         k.run(&["create", "configmap", "absent", "--from-literal=a=b"])?;

@@ -40,7 +40,9 @@ fn runs_with_mirror(w: &mut World) -> Result<()> {
     expect_eq(pod["metadata"]["ownerReferences"][0]["kind"].as_str(), Some("Node"), "owner")?;
     let id = container_status(&pod, "app")["containerID"].clone();
     k.run(&["delete", "pod", NAME, "--grace-period=0", "--force"])?;
-    let again = k.until_pod(NAME, "a new mirror", |p| p["metadata"]["uid"] != pod["metadata"]["uid"] && bed::kubectl::is_ready(p))?;
+    let again = k.until_pod(NAME, "a new mirror", |p| {
+        p["metadata"]["uid"] != pod["metadata"]["uid"] && bed::kubectl::is_ready(p)
+    })?;
     expect_eq(container_status(&again, "app")["containerID"].clone(), id, "the container under a new mirror")
 }
 
@@ -52,7 +54,9 @@ fn edited(w: &mut World) -> Result<()> {
     put(w, "web.json", &manifest)?;
     let old = container_status(&before, "app")["containerID"].clone();
     let after = k.until_pod(NAME, "the new edition runs", |p| {
-        p["metadata"]["annotations"]["edition"] == "2" && bed::kubectl::is_ready(p) && container_status(p, "app")["containerID"] != old
+        p["metadata"]["annotations"]["edition"] == "2"
+            && bed::kubectl::is_ready(p)
+            && container_status(p, "app")["containerID"] != old
     })?;
     expect_eq(after["spec"]["containers"][0]["command"][2].as_str(), Some("sleep 200000"), "command")
 }

@@ -8,13 +8,23 @@ use bed::{Runtime, e2e};
 use crate::world::{Group, World};
 
 pub fn group() -> Group {
-    Group { name: "suite", runtime: Runtime::Containerd2, tests: vec![("the_expected_upstream_tests_pass", upstream_tests)] }
+    Group {
+        name: "suite",
+        runtime: Runtime::Containerd2,
+        tests: vec![("the_expected_upstream_tests_pass", upstream_tests)],
+    }
 }
 
 fn upstream_tests(w: &mut World) -> Result<()> {
     let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/e2e-expected.txt");
     let names = e2e::read_list(&list)?;
-    let suite = e2e::Suite { name: "suite".into(), focus: e2e::focus_of(&names), skip: "NOTHING".into(), processes: 10, retries: 1 };
+    let suite = e2e::Suite {
+        name: "suite".into(),
+        focus: e2e::focus_of(&names),
+        skip: "NOTHING".into(),
+        processes: 10,
+        retries: 1,
+    };
     let outcomes = e2e::run(&w.cluster, &suite)?;
     let failed: Vec<String> = names
         .iter()

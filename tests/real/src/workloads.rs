@@ -50,12 +50,19 @@ fn deployment_rolls_over(w: &mut World) -> Result<()> {
     let mut images = Vec::new();
     wait::until("only 20 new pods", wait::LONG, || {
         let pods = k.json(&["get", "pods", "-l", "app=roll"])?;
-        images = pods["items"].as_array().into_iter().flatten().map(|p| p["spec"]["containers"][0]["image"].clone()).collect();
+        images = pods["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|p| p["spec"]["containers"][0]["image"].clone())
+            .collect();
         Ok(images.len() == 20)
     })?;
     expect_eq(images.iter().all(|i| i == images::AGNHOST), true, "every pod has the new image")?;
     k.run(&["delete", "deployment", "roll"])?;
-    wait::until("its pods to go", wait::LONG, || Ok(k.run(&["get", "pods", "-l", "app=roll", "-o", "name"])?.is_empty()))
+    wait::until("its pods to go", wait::LONG, || {
+        Ok(k.run(&["get", "pods", "-l", "app=roll", "-o", "name"])?.is_empty())
+    })
 }
 
 fn jobs_complete(w: &mut World) -> Result<()> {
@@ -65,7 +72,9 @@ fn jobs_complete(w: &mut World) -> Result<()> {
     k.apply(&json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "work"}, "spec": spec}).to_string())?;
     k.run(&["wait", "--for=condition=Complete", "job/work", "--timeout=300s"])?;
     let cron = json!({"schedule": "* * * * *", "jobTemplate": {"spec": {"template": work}}});
-    k.apply(&json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "tick"}, "spec": cron}).to_string())?;
+    k.apply(
+        &json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "tick"}, "spec": cron}).to_string(),
+    )?;
     wait::until("a run of the CronJob to succeed", wait::LONG, || {
         Ok(!k.json(&["get", "cronjob", "tick"])?["status"]["lastSuccessfulTime"].is_null())
     })?;
@@ -80,7 +89,9 @@ fn stateful_set(w: &mut World) -> Result<()> {
     k.run(&["rollout", "status", "statefulset/db", "--timeout=300s"])?;
     let before = k.pod("db-1")?;
     k.run(&["delete", "pod", "db-1"])?;
-    let after = k.until_pod("db-1", "a successor is ready", |p| p["metadata"]["uid"] != before["metadata"]["uid"] && bed::kubectl::is_ready(p))?;
+    let after = k.until_pod("db-1", "a successor is ready", |p| {
+        p["metadata"]["uid"] != before["metadata"]["uid"] && bed::kubectl::is_ready(p)
+    })?;
     expect_eq(after["status"]["phase"].as_str(), Some("Running"), "phase")?;
     expect_eq(k.run(&["logs", "db-1"])?, "db-1\n".into(), "host name")?;
     k.run(&["delete", "statefulset", "db"])?;

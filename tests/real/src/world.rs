@@ -46,7 +46,14 @@ impl World {
 
     /// Ids of running containers by container name, as the runtime sees them now (sandboxes left out).
     pub fn running(&self) -> Result<Vec<String>> {
-        let mut ids: Vec<String> = self.node().ctr(&["task", "ls"])?.lines().skip(1).filter(|l| l.contains("RUNNING")).filter_map(|l| l.split_whitespace().next().map(str::to_owned)).collect();
+        let mut ids: Vec<String> = self
+            .node()
+            .ctr(&["task", "ls"])?
+            .lines()
+            .skip(1)
+            .filter(|l| l.contains("RUNNING"))
+            .filter_map(|l| l.split_whitespace().next().map(str::to_owned))
+            .collect();
         ids.sort();
         Ok(ids)
     }
@@ -75,7 +82,8 @@ impl World {
 
 /// The binary under test.
 pub fn kubelet() -> Result<PathBuf> {
-    let path = std::env::var_os("FERROLET_KUBELET").context("FERROLET_KUBELET names no kubelet (`make test-real` sets it)")?;
+    let path =
+        std::env::var_os("FERROLET_KUBELET").context("FERROLET_KUBELET names no kubelet (`make test-real` sets it)")?;
     PathBuf::from(&path).canonicalize().with_context(|| format!("no kubelet at {}", path.display()))
 }
 

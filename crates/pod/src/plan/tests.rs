@@ -287,3 +287,15 @@ fn a_failed_start_is_retried_when_its_time_has_come() {
     c.now.mono = at;
     assert_eq!(c.starts(), ["app"]);
 }
+
+#[test]
+fn a_container_that_was_made_but_never_started_is_removed_before_its_place_is_taken() {
+    let c = one("Always").with("app", ContainerState::Created, 0);
+    let plan = c.plan();
+    assert!(plan.start.is_empty());
+    assert!(plan.stop[0].discard);
+    let mut going = one("Always").with("app", ContainerState::Created, 0);
+    going.in_flight.stopping.insert(ContainerId::new("app-0"));
+    assert_eq!((going.starts().len(), going.stops().len()), (0, 0));
+    assert_eq!(one("Always").plan().start[0].restart_count, 0);
+}
