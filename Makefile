@@ -3,20 +3,29 @@ CACHE ?= $(or $(FERROLET_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ferrolet)
 export FERROLET_CACHE := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 KUBELET := $(CARGO_TARGET_DIR)/release/kubelet
+# With an API server, or `standalone`.
 MODE ?= cluster
+$(if $(filter cluster standalone,$(MODE)),,$(error MODE is cluster or standalone, not $(MODE)))
 
-.PHONY: build demo demo-down test test-unit test-tidy test-real lint fmt
+.PHONY: doctor build demo demo-down test test-unit test-real lint fmt
+# Two cargos at once only wait for each other, and the doctor comes first.
+.NOTPARALLEL:
+
+# Names what the machine lacks; LINTS=1 asks for rustfmt and clippy too.
+doctor:
+	@LINTS=$(LINTS) sh tests/bed/doctor.sh
 
 build:
 	cargo build --release -p kubelet
 
-demo: build
+demo: doctor build
 	cargo run -q -p bed -- demo $(MODE) $(KUBELET)
 
 demo-down:
 	cargo run -q -p bed -- down demo
 
-test: test-unit lint test-real
+test: LINTS = 1
+test: doctor test-unit lint test-real
 
 # Unit tests, tests/tidy among them.
 test-unit:
@@ -27,7 +36,7 @@ lint:
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 
 # On the real stack; TESTS names groups or single tests (`cargo run -p real -- --list`).
-test-real: build
+test-real: doctor build
 	FERROLET_KUBELET=$(KUBELET) cargo run -q -p real -- $(TESTS)
 
 fmt:

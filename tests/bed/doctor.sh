@@ -1,6 +1,6 @@
 #!/bin/sh
 # Names in one message all that this machine lacks for the demo and the tests; says nothing when it lacks nothing.
-# A shell script, since it has to work before there is a cargo to build anything with: `make doctor [LINT=1]`.
+# A shell script, since it has to work before there is a cargo to build anything with: `make doctor [LINTS=1]`.
 # The stack's own programs (`bed`, `real`) run it too.
 missing=
 lacks() {
@@ -18,7 +18,7 @@ has cc || lacks "cc: links programs; apt-get install gcc libc6-dev"
 if has cargo && has rustc; then
   found=$(rustc --version | cut -d ' ' -f 2)
   at_least 1.95 "$found" || lacks "Rust 1.95 or later: here is $found; rustup update"
-  if [ -n "$LINT" ]; then
+  if [ -n "$LINTS" ]; then
     cargo fmt --version >/dev/null 2>&1 || lacks "rustfmt: rustup component add rustfmt"
     cargo clippy --version >/dev/null 2>&1 || lacks "clippy: rustup component add clippy"
   fi
@@ -47,7 +47,7 @@ if [ "$(id -u)" = 0 ]; then
 fi
 
 # What a first run adds to the caches, GiB; a later one has most of it.
-need=NEED_FIRST
+need=16
 cache=${FERROLET_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ferrolet}
 [ -e "$cache/stack/bin/e2e.test" ] && need=2
 while [ ! -d "$cache" ]; do cache=$(dirname "$cache"); done

@@ -17,6 +17,8 @@ pub(crate) struct Cache {
     /// The newest look at all pods that has been applied.
     swept: Look,
     orphans: watch::Sender<Arc<Vec<ObservedPod>>>,
+    /// Told whenever any pod's picture differs from the one before.
+    changes: watch::Sender<()>,
 }
 
 struct Entry {
@@ -33,7 +35,13 @@ impl Entry {
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { pods: HashMap::new(), looks: 0, swept: 0, orphans: watch::Sender::new(Arc::default()) }
+        Self {
+            pods: HashMap::new(),
+            looks: 0,
+            swept: 0,
+            orphans: watch::Sender::new(Arc::default()),
+            changes: watch::Sender::new(()),
+        }
     }
 }
 
@@ -76,6 +84,10 @@ impl Cache {
         self.orphans.subscribe()
     }
 
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
     pub fn snapshot(&self) -> Vec<Arc<ObservedPod>> {
         self.pods.values().map(Entry::current).filter(|p| !is_empty(p)).collect()
     }
@@ -94,8 +106,11 @@ impl Cache {
         let key = pod.key.clone();
         let entry = self.entry(&uid, &key);
         let changed = replace(&entry.picture, look, pod);
-        let current = entry.current();
-        if changed && !entry.wanted {
+        let (current, wanted) = (entry.current(), entry.wanted);
+        if changed {
+            self.changes.send_replace(());
+        }
+        if changed && !wanted {
             self.publish_orphans();
         }
         current
@@ -104,20 +119,24 @@ impl Cache {
     /// All pods were looked at. What is neither in `pods` nor `unreadable` is not there.
     pub fn apply_all(&mut self, look: Look, pods: Vec<ObservedPod>, unreadable: &HashSet<PodUid>) {
         let there: HashSet<PodUid> = pods.iter().map(|p| p.uid.clone()).collect();
+        let mut changed = false;
         for pod in pods {
             let (uid, key) = (pod.uid.clone(), pod.key.clone());
-            replace(&self.entry(&uid, &key).picture, look, pod);
+            changed |= replace(&self.entry(&uid, &key).picture, look, pod);
         }
         self.pods.retain(|uid, entry| {
             if there.contains(uid) || unreadable.contains(uid) {
                 return true;
             }
             let key = entry.picture.borrow().key.clone();
-            replace(&entry.picture, look, ObservedPod::empty(uid.clone(), key));
+            changed |= replace(&entry.picture, look, ObservedPod::empty(uid.clone(), key));
             let current = entry.picture.borrow();
             entry.wanted || !is_empty(&current) || current.version > look
         });
         self.swept = self.swept.max(look);
+        if changed {
+            self.changes.send_replace(());
+        }
         self.publish_orphans();
     }
 

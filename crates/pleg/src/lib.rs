@@ -108,6 +108,11 @@ impl Pleg {
         Arc::new(self.observer.cache().snapshot())
     }
 
+    /// Wakes when any pod's picture has changed; many changes may make one wake.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.observer.cache().changes()
+    }
+
     /// Why the node's containers can't be known at present.
     pub fn health(&self) -> Result<(), String> {
         self.observer.health.verdict(self.observer.clock.mono(), &self.observer.config)

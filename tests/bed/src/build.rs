@@ -17,7 +17,7 @@ const RUNC: &str = "v1.5.2";
 const CNI: &str = "v1.9.1";
 const ETCD: &str = "v3.7.3";
 
-/// What the stack needs of Debian: image contents, the local registry, the second runtime, tools of the suites.
+/// What the stack needs of Debian: image contents, tools of the suites. None of them is a service.
 const PACKAGES: &[&str] = &[
     "busybox-static",
     "iptables",
@@ -26,10 +26,8 @@ const PACKAGES: &[&str] = &[
     "libseccomp-dev",
     "pkg-config",
     "skopeo",
-    "nginx-light",
     "bind9-dnsutils",
     "netcat-openbsd",
-    "docker-registry",
     "curl",
     "iproute2",
     "openssl",
@@ -47,7 +45,10 @@ const KUBE_PROGRAMS: &[&str] =
 pub fn stack(cache: &Cache) -> Result<()> {
     fs::create_dir_all(cache.bin(""))?;
     fs::create_dir_all(cache.cni())?;
-    step("Debian packages", has_packages(), install_packages)?;
+    // One build at a time: clusters of several groups may start at once. Released when the file is closed.
+    let lock = fs::File::create(cache.bin(".lock"))?;
+    lock.lock().context("the lock on the stack")?;
+    step("Debian packages", has_packages(PACKAGES), || install_packages(PACKAGES))?;
     let kube = KUBE_PROGRAMS.iter().chain(&["agnhost", "ginkgo", "e2e.test"]);
     step("Kubernetes (5 to 10 minutes the first time)", all(kube.map(|p| cache.bin(p))), || kubernetes(cache))?;
     step("etcd", cache.bin("etcd").exists(), || etcd(cache))?;
@@ -55,7 +56,8 @@ pub fn stack(cache: &Cache) -> Result<()> {
     step("containerd", all(containerd), || containerd_programs(cache))?;
     step("runc", cache.bin("runc").exists(), || runc(cache))?;
     step("CNI plugins", cache.cni().join("portmap").exists(), || cni(cache))?;
-    step("Debian's containerd", debian_containerd(cache).exists(), || old_containerd(cache))?;
+    let unpacked = UNPACKED.iter().map(|(_, program)| debian(cache, program));
+    step("Debian's containerd, registry and nginx", all(unpacked), || unpack(cache))?;
     step("images", crate::images::are_made(cache), || crate::images::make(cache))
 }
 
@@ -63,7 +65,7 @@ fn all(paths: impl IntoIterator<Item = PathBuf>) -> bool {
     paths.into_iter().all(|p| p.exists())
 }
 
-fn step(what: &str, done: bool, build: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(crate) fn step(what: &str, done: bool, build: impl FnOnce() -> Result<()>) -> Result<()> {
     if done {
         return Ok(());
     }
@@ -74,19 +76,19 @@ fn step(what: &str, done: bool, build: impl FnOnce() -> Result<()>) -> Result<()
     Ok(())
 }
 
-fn has_packages() -> bool {
-    let listed = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}\n"]).args(PACKAGES).output();
+pub(crate) fn has_packages(wanted: &[&str]) -> bool {
+    let listed = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}\n"]).args(wanted).output();
     listed.is_ok_and(|out| {
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
         out.status.success() && text.lines().all(|l| l == "installed")
     })
 }
 
-fn install_packages() -> Result<()> {
+pub(crate) fn install_packages(wanted: &[&str]) -> Result<()> {
     run(Command::new("apt-get").args(["update", "-qq"]))?;
     run(Command::new("apt-get")
-        .args(["install", "-y", "-qq", "--no-install-recommends"])
-        .args(PACKAGES)
+        .args(["install", "-y", "-qq", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"])
+        .args(wanted)
         .env("DEBIAN_FRONTEND", "noninteractive"))?;
     Ok(())
 }
@@ -174,17 +176,30 @@ fn cni(cache: &Cache) -> Result<()> {
     go_install(&cache.cni(), false, &plugins)
 }
 
-/// Debian's containerd 1.6 with its own shim and runc, unpacked beside the new one: never installed, so that
-/// no service starts and nothing of the machine changes.
-pub fn debian_containerd(cache: &Cache) -> PathBuf {
-    cache.root().join("stack/debian/usr/bin/containerd")
+/// Packages of Debian that are unpacked beside the rest and never installed, so that no service of theirs starts;
+/// with a program of each: the second runtime (containerd 1.6), the local registry, the contents of an image.
+const UNPACKED: &[(&str, &str)] = &[
+    ("containerd", "usr/bin/containerd"),
+    ("runc", "usr/sbin/runc"),
+    ("docker-registry", "usr/bin/docker-registry"),
+    ("nginx", "usr/sbin/nginx"),
+];
+
+/// A program of [`UNPACKED`].
+pub fn debian(cache: &Cache, program: &str) -> PathBuf {
+    cache.root().join("stack/debian").join(program)
 }
 
-fn old_containerd(cache: &Cache) -> Result<()> {
-    let dir = cache.root().join("stack/debian");
+pub fn debian_containerd(cache: &Cache) -> PathBuf {
+    debian(cache, "usr/bin/containerd")
+}
+
+fn unpack(cache: &Cache) -> Result<()> {
+    let dir = debian(cache, "");
     fs::create_dir_all(&dir)?;
     run(Command::new("apt-get").args(["update", "-qq"]))?;
-    run(Command::new("apt-get").args(["download", "-qq", "containerd", "runc"]).current_dir(&dir))?;
+    let packages = UNPACKED.iter().map(|(package, _)| package);
+    run(Command::new("apt-get").args(["download", "-qq"]).args(packages).current_dir(&dir))?;
     for entry in fs::read_dir(&dir)?.flatten() {
         if entry.path().extension().is_some_and(|e| e == "deb") {
             run(Command::new("dpkg-deb").arg("-x").arg(entry.path()).arg(&dir))?;

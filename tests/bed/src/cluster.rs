@@ -15,7 +15,7 @@ use crate::{
     wait,
 };
 
-const SUBNET: &str = "172.31.77";
+pub(crate) const SUBNET: &str = "172.31.77";
 
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
@@ -104,6 +104,12 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Whether its API server runs.
+    pub fn is_up(cache: &Cache, name: &str) -> bool {
+        let dir = cache.runs().join(name);
+        dir.exists() && Daemons::new(&dir).is_ok_and(|d| d.pid("kube-apiserver").is_some())
+    }
+
     pub fn kubectl(&self) -> Kubectl {
         Kubectl {
             program: self.cache.bin("kubectl"),
@@ -179,7 +185,7 @@ impl Cluster {
             self.registry()
         );
         fs::write(&config, text)?;
-        let mut command = process::in_netns(Some(&self.netns), Path::new("docker-registry"));
+        let mut command = process::in_netns(Some(&self.netns), &build::debian(&self.cache, "usr/bin/docker-registry"));
         command.arg("serve").arg(&config);
         self.daemons.start("registry", command)?;
         let url = format!("http://{}/v2/", self.registry());
@@ -326,7 +332,7 @@ apiServer: {{certSANs: ["127.0.0.1"]}}
         if index > 0 {
             self.link_node(&node)?;
         }
-        self.make_node_credentials(&node)?;
+        self.make_node_credentials(&node.options.name, &node.dir.join("etc"))?;
         node.start_runtime(&self.registry())?;
         node.start_kubelet(None, Some(&self.dir))?;
         self.kubectl().until_node_ready(&node.options.name).with_context(|| {
@@ -375,15 +381,14 @@ apiServer: {{certSANs: ["127.0.0.1"]}}
     }
 
     /// `system:node:NAME`, nothing more: what the Node authorizer and NodeRestriction let a node do is enough.
-    fn make_node_credentials(&self, node: &Node) -> Result<()> {
-        let etc = node.dir.join("etc");
-        fs::create_dir_all(&etc)?;
+    /// Makes `kubelet.conf` in the folder `etc`.
+    pub(crate) fn make_node_credentials(&self, name: &str, etc: &Path) -> Result<()> {
+        fs::create_dir_all(etc)?;
         let config = fs::read_to_string(self.dir.join("etc/kubeadm.yml"))?;
-        let config = config.replace("name: control", &format!("name: {}", node.options.name));
-        fs::write(etc.join("kubeadm.yml"), config)?;
+        fs::write(etc.join("kubeadm.yml"), config.replace("name: control", &format!("name: {name}")))?;
         let mut command = process::in_netns(Some(&self.netns), &self.cache.bin("kubeadm"));
         command.args(["init", "phase", "kubeconfig", "kubelet", "--config"]).arg(etc.join("kubeadm.yml"));
-        run(command.arg("--kubeconfig-dir").arg(&etc))?;
+        run(command.arg("--kubeconfig-dir").arg(etc))?;
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::{Cache, process, process::run};
+use crate::{Cache, build, process, process::run};
 
 pub const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
 pub const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.37.0-2";
@@ -226,7 +226,7 @@ pub fn make(cache: &Cache) -> Result<()> {
     suid.put("nnp", Entry::File(compile(cache, EFFECTIVE_UID_C)?, 0o4755));
     save(cache, &format!("{E2E}nonewprivs:1.4"), &suid.layer()?, json!({"Entrypoint": ["/nnp"], "User": "1000"}))?;
 
-    let layer = nginx()?.layer()?;
+    let layer = nginx(cache)?.layer()?;
     for version in ["1.27.0-2", "1.28.0-2"] {
         let config =
             json!({"Entrypoint": ["/usr/sbin/nginx"], "Cmd": ["-g", "daemon off;"], "ExposedPorts": {"80/tcp": {}}});
@@ -294,10 +294,10 @@ fn glibc() -> Result<Root> {
     Ok(root)
 }
 
-fn nginx() -> Result<Root> {
+fn nginx(cache: &Cache) -> Result<Root> {
     let mut root = Root::new();
     root.busybox()?;
-    root.closure("usr/sbin/nginx", Path::new("/usr/sbin/nginx"))?;
+    root.closure("usr/sbin/nginx", &build::debian(cache, "usr/sbin/nginx"))?;
     for dir in ["var/lib/nginx", "var/log/nginx", "var/cache/nginx", "run"] {
         root.put(dir, Entry::Dir(0o777));
     }

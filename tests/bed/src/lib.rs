@@ -15,9 +15,11 @@ pub mod kubectl;
 pub mod node;
 pub mod paths;
 pub mod process;
+pub mod vm;
 pub mod wait;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use kubectl::Kubectl;
 pub use node::{Node, NodeOptions, Runtime};
 pub use paths::Cache;
+pub use vm::{Vm, VmOptions};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use bed::{Cache, Cluster, ClusterOptions, NodeOptions, Runtime, build, cleanup, demo, doctor, e2e};
+use bed::{Cache, Cluster, ClusterOptions, NodeOptions, Runtime, Vm, VmOptions, build, cleanup, demo, doctor, e2e};
 
 const USAGE: &str = "usage:
   bed build                        build the stack into the cache folder
@@ -12,8 +12,12 @@ const USAGE: &str = "usage:
                                    what `make demo` runs
   bed down [NAME]                  end it and remove what it left
   bed kubectl ARGS...              kubectl against the cluster `bed`
-  bed shell NAME                   print how to enter the cluster's network namespace
   bed e2e FOCUS [SKIP] [PROCS]     run upstream's e2e.test against the cluster `bed`
+  bed vm build                     build the disk of the VM node
+  bed vm boot KUBELET [NAME]       boot a Debian node (systemd, cgroup v2) with that kubelet in the cluster NAME,
+                                   which gets its control plane if it does not run
+  bed vm ssh NAME [COMMAND...]     in the VM of the cluster NAME
+  bed vm off NAME
 ";
 
 fn main() -> Result<()> {
@@ -40,9 +44,12 @@ fn main() -> Result<()> {
             Ok(())
         }
         Some("demo") => {
-            let standalone = arg(1) == Some("standalone");
             let kubelet = PathBuf::from(arg(2).context(USAGE)?).canonicalize().context("no such kubelet")?;
-            if standalone { demo::standalone(&cache, &kubelet) } else { demo::cluster(&cache, &kubelet) }
+            match arg(1) {
+                Some("cluster") => demo::cluster(&cache, &kubelet),
+                Some("standalone") => demo::standalone(&cache, &kubelet),
+                _ => bail!("{USAGE}"),
+            }
         }
         Some("down") => cleanup::end_run(&cache.runs().join(arg(1).unwrap_or("bed"))),
         Some("kubectl") => {
@@ -68,6 +75,43 @@ fn main() -> Result<()> {
             println!("{} passed, {} failed", outcomes.len() - failed.len(), failed.len());
             Ok(())
         }
+        Some("vm") => vm(&cache, &args[1..]),
+        _ => bail!("{USAGE}"),
+    }
+}
+
+/// One VM a cluster, enough for people.
+fn vm(cache: &Cache, args: &[String]) -> Result<()> {
+    const VM: (&str, u8) = ("vm-a", 8);
+    let arg = |i: usize| args.get(i).map(String::as_str);
+    let running = |name: &str| -> Result<Vm> {
+        let cluster = Cluster::attach(cache, name, Vec::new())?;
+        Vm::attach(&cluster, VM.0, VM.1)?.with_context(|| format!("no VM runs in cluster {name}"))
+    };
+    match arg(0) {
+        Some("build") => {
+            build::stack(cache)?;
+            Vm::build(cache)
+        }
+        Some("boot") => {
+            let kubelet = PathBuf::from(arg(1).context(USAGE)?).canonicalize().context("no such kubelet")?;
+            let name = arg(2).unwrap_or("bed");
+            let cluster = if Cluster::is_up(cache, name) {
+                Cluster::attach(cache, name, Vec::new())?
+            } else {
+                Cluster::start_control_plane(cache, name)?.keep()
+            };
+            let vm = Vm::boot(&cluster, &VmOptions::new(VM.0, VM.1, &kubelet))?;
+            vm.until_ready(&cluster)?;
+            println!("{}", cluster.kubectl().run(&["get", "nodes", "-o", "wide"])?);
+            println!("bed vm ssh {name}");
+            Ok(())
+        }
+        Some("ssh") => {
+            let status = running(arg(1).context(USAGE)?)?.ssh_command().args(&args[2..]).status()?;
+            std::process::exit(status.code().unwrap_or(1));
+        }
+        Some("off") => running(arg(1).context(USAGE)?)?.off(),
         _ => bail!("{USAGE}"),
     }
 }
