@@ -2,11 +2,13 @@
 //! serverTLSBootstrap, its serving certificate.
 
 mod first;
+mod identity;
 mod kubeconfig;
 mod request;
 mod rotation;
 mod store;
 
 pub use first::{FirstIdentity, ensure_identity};
+pub use identity::follow_identity;
 pub use rotation::{ClientRotation, ServingRotation};
 pub use store::PairStore;

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::select_all;
 use host::inotify::DirWatch;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -32,11 +33,19 @@ impl Files {
     /// Calls `changed` whenever the contents are others than before. Never ends.
     pub async fn follow(mut self, mut changed: impl FnMut()) {
         loop {
+            self.changed().await;
+            changed();
+        }
+    }
+
+    /// Until the contents are others than before.
+    pub async fn changed(&mut self) {
+        loop {
             wait(&self.paths).await;
             let now = fingerprint(&self.paths);
             if now != self.seen {
                 self.seen = now;
-                changed();
+                return;
             }
         }
     }
@@ -48,14 +57,9 @@ async fn wait(files: &[PathBuf]) {
     let dirs: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
     let mut watches: Vec<DirWatch> = dirs.into_iter().filter_map(|dir| DirWatch::new(dir).ok()).collect();
     let any = async {
-        match watches.as_mut_slice() {
-            [] => std::future::pending().await,
-            [one] => drop(one.changed().await),
-            // A pair has at most two.
-            [one, two, ..] => tokio::select! {
-                _ = one.changed() => {}
-                _ = two.changed() => {}
-            },
+        match watches.is_empty() {
+            true => std::future::pending().await,
+            false => drop(select_all(watches.iter_mut().map(|watch| Box::pin(watch.changed()))).await),
         }
     };
     if timeout_at(deadline, any).await.is_ok() {

@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     inbox::{End, Inbox},
     parts::Parts,
-    remains,
+    qos, remains,
     worker::Worker,
 };
 
@@ -51,6 +51,8 @@ pub struct Dispatcher {
     config: DispatcherConfig,
     workers: HashMap<PodUid, watch::Sender<Inbox>>,
     tasks: JoinSet<PodUid>,
+    /// What is not one pod's: the first sweep, the QoS classes.
+    helpers: JoinSet<()>,
     /// A static pod whose predecessor of the same name is still being taken down.
     successors: HashMap<PodKey, DesiredPod>,
     /// Pods that wait for node facts before they can be admitted, in order of arrival.
@@ -65,6 +67,7 @@ impl Dispatcher {
             config,
             workers: HashMap::new(),
             tasks: JoinSet::new(),
+            helpers: JoinSet::new(),
             successors: HashMap::new(),
             unadmitted: Vec::new(),
             sources_ready: false,
@@ -84,6 +87,9 @@ impl Dispatcher {
                     Ok(uid) => self.worker_ended(&uid),
                     Err(error) => tracing::error!(%error, "a pod worker ended abnormally"),
                 },
+                Some(Err(error)) = self.helpers.join_next(), if !self.helpers.is_empty() => {
+                    tracing::error!(%error, "a helper of the pod workers ended abnormally");
+                }
                 _ = orphans.changed() => {}
                 _ = node.changed() => self.admit_waiting(),
             }
@@ -101,6 +107,7 @@ impl Dispatcher {
             PodCommand::SourcesReady => {
                 self.sources_ready = true;
                 self.sweep_leftovers();
+                self.helpers.spawn(qos::follow(self.parts.view.clone(), self.parts.cgroups.clone()));
             }
             PodCommand::End { uid, cause, grace } => {
                 if let Some(inbox) = self.workers.get(&uid) {
@@ -181,8 +188,8 @@ impl Dispatcher {
         if self.is_exempt(desired) {
             return Life::Pending;
         }
-        let others = self.parts.view.list();
-        let active: Vec<&DesiredPod> = others.iter().filter(|v| v.is_active()).map(|v| &v.desired).collect();
+        let others = self.parts.view.active();
+        let active: Vec<&DesiredPod> = others.iter().map(|v| &v.desired).collect();
         match pod::admit::admit(desired, &active, node) {
             Ok(()) => Life::Pending,
             Err(refusal) => {
@@ -254,11 +261,7 @@ impl Dispatcher {
         let mut known: HashSet<PodUid> = self.workers.keys().cloned().collect();
         known.extend(self.unadmitted.iter().chain(self.successors.values()).map(|p| p.uid.clone()));
         known.extend(self.parts.pleg.snapshot().iter().map(|o| o.uid.clone()));
-        let parts = self.parts.clone();
-        self.tasks.spawn(async move {
-            remains::sweep(parts, known).await;
-            PodUid::new("")
-        });
+        self.helpers.spawn(remains::sweep(self.parts.clone(), known));
     }
 }
 

@@ -7,6 +7,7 @@ mod dispatcher;
 mod inbox;
 mod in_flight;
 mod parts;
+mod qos;
 mod remains;
 mod termination;
 mod view;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use pod::{DesiredPod, Life, PodUid, api::PodStatus};
+use tokio::sync::watch;
 
 /// One pod as its worker last left it.
 #[derive(Clone, Debug)]
@@ -26,25 +27,90 @@ impl PodView {
 
 /// Shared by all workers; each writes only its own row.
 #[derive(Clone, Debug, Default)]
-pub struct PodsView(Arc<RwLock<HashMap<PodUid, Arc<PodView>>>>);
+pub struct PodsView(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    rows: RwLock<HashMap<PodUid, Arc<PodView>>>,
+    active: watch::Sender<()>,
+}
 
 impl PodsView {
+    /// Wakes when a pod becomes active, stops being so, or is active with another spec.
+    pub fn active_changes(&self) -> watch::Receiver<()> {
+        self.0.active.subscribe()
+    }
+
+    pub fn active(&self) -> Vec<Arc<PodView>> {
+        self.list().into_iter().filter(|pod| pod.is_active()).collect()
+    }
+
     pub fn get(&self, uid: &PodUid) -> Option<Arc<PodView>> {
-        self.0.read().expect("a writer panicked").get(uid).cloned()
+        self.0.rows.read().expect("a writer panicked").get(uid).cloned()
     }
 
     /// In order of namespace and name.
     pub fn list(&self) -> Vec<Arc<PodView>> {
-        let mut pods: Vec<_> = self.0.read().expect("a writer panicked").values().cloned().collect();
+        let mut pods: Vec<_> = self.0.rows.read().expect("a writer panicked").values().cloned().collect();
         pods.sort_by(|a, b| a.desired.key.cmp(&b.desired.key));
         pods
     }
 
     pub(crate) fn set(&self, view: PodView) {
-        self.0.write().expect("a writer panicked").insert(view.desired.uid.clone(), Arc::new(view));
+        let view = Arc::new(view);
+        let before = self.0.rows.write().expect("a writer panicked").insert(view.desired.uid.clone(), view.clone());
+        if !counts_the_same(before.as_deref(), Some(&view)) {
+            self.0.active.send_replace(());
+        }
     }
 
     pub(crate) fn remove(&self, uid: &PodUid) {
-        self.0.write().expect("a writer panicked").remove(uid);
+        let before = self.0.rows.write().expect("a writer panicked").remove(uid);
+        if !counts_the_same(before.as_deref(), None) {
+            self.0.active.send_replace(());
+        }
+    }
+}
+
+/// Most updates of a pod change its status only.
+fn counts_the_same(before: Option<&PodView>, after: Option<&PodView>) -> bool {
+    let active = |view: Option<&PodView>| view.filter(|v| v.is_active()).map(|v| v.desired.clone());
+    match (active(before), active(after)) {
+        (None, None) => true,
+        (Some(a), Some(b)) => Arc::ptr_eq(&a.pod, &b.pod) || a.spec() == b.spec(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pod::Source;
+    use serde_json::json;
+
+    use super::*;
+
+    fn row(phase: &str, cpu: &str) -> PodView {
+        let pod = json!({"metadata": {"name": "p", "uid": "u", "resourceVersion": phase},
+            "spec": {"containers": [{"name": "a", "resources": {"requests": {"cpu": cpu}}}]}});
+        let desired = DesiredPod::new(Source::Api, Arc::new(serde_json::from_value(pod).unwrap())).unwrap();
+        let status = Arc::new(PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() });
+        PodView { desired, status, life: Life::Syncing }
+    }
+
+    #[test]
+    fn only_changes_of_what_counts_wake() {
+        let view = PodsView::default();
+        let mut changes = view.active_changes();
+        let mut woken = |change: &dyn Fn()| {
+            change();
+            let woken = changes.has_changed().unwrap();
+            changes.borrow_and_update();
+            woken
+        };
+        assert!(woken(&|| view.set(row("Pending", "1"))));
+        assert!(!woken(&|| view.set(row("Running", "1"))));
+        assert!(woken(&|| view.set(row("Running", "2"))));
+        assert!(woken(&|| view.set(row("Succeeded", "2"))));
+        assert!(!woken(&|| view.remove(&"u".into())));
     }
 }

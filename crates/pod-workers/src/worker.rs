@@ -532,7 +532,8 @@ impl Worker {
         for name in &self.in_flight.starting {
             let running = observed.newest(name).is_some_and(|c| c.state == ContainerState::Running);
             if running && !report.waiting.contains_key(name) {
-                let waiting = Waiting { reason: reason::CONTAINER_CREATING.to_owned(), message: String::new() };
+                let reason = pod::status::default_reason(&self.desired).to_owned();
+                let waiting = Waiting { reason, message: String::new() };
                 report.waiting.insert(name.clone(), waiting);
             }
         }

@@ -13,6 +13,7 @@ mod normal;
 #[cfg(test)]
 mod tests;
 
+pub use containers::default_reason;
 pub use normal::{check_transition, normalize, says_the_same, whole_seconds};
 
 pub use crate::phase::is_terminal;

@@ -28,7 +28,7 @@ pub struct FilesError {
     pub source: io::Error,
 }
 
-trait During<T> {
+pub(crate) trait During<T> {
     fn during(self, operation: &'static str, path: &Path) -> Result<T, FilesError>;
 }
 

@@ -20,8 +20,9 @@ use host::Clock;
 use pod::{ContainerId, ContainerState, Mono, ObservedPod};
 use tokio::sync::watch;
 
-use files::RotationError;
 use pace::Pace;
+
+use crate::files::FilesError;
 
 /// containerLogMaxSize, containerLogMaxFiles, containerLogMaxWorkers, containerLogMonitorInterval.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +42,7 @@ pub type Pictures = Arc<dyn Fn() -> Arc<Vec<Arc<ObservedPod>>> + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
-    Files(#[from] RotationError),
+    Files(#[from] FilesError),
     #[error("reopen the log: {0}")]
     Reopen(CriError),
 }
@@ -175,10 +176,10 @@ impl LogRotation {
     }
 }
 
-fn size_of(log: &Path) -> Result<Option<u64>, RotationError> {
+fn size_of(log: &Path) -> Result<Option<u64>, FilesError> {
     match fs::metadata(log) {
         Ok(metadata) => Ok(Some(metadata.len())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(RotationError { operation: "look at", path: log.to_owned(), source }),
+        Err(source) => Err(FilesError { operation: "look at", path: log.to_owned(), source }),
     }
 }

@@ -203,6 +203,7 @@ fn unpack(cache: &Cache) -> Result<()> {
     for entry in fs::read_dir(&dir)?.flatten() {
         if entry.path().extension().is_some_and(|e| e == "deb") {
             run(Command::new("dpkg-deb").arg("-x").arg(entry.path()).arg(&dir))?;
+            fs::remove_file(entry.path())?;
         }
     }
     Ok(())

@@ -124,7 +124,8 @@ impl Base {
     /// yet run no stock kernel, and finding that out may take the whole limit.
     fn accelerator(&self) -> Result<&'static [&'static str]> {
         const KVM: &[&str] = &["-accel", "kvm", "-cpu", "host"];
-        const TCG: &[&str] = &["-accel", "tcg,thread=multi", "-cpu", "max"];
+        // Each level of page tables costs time that is emulated.
+        const TCG: &[&str] = &["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"];
         let memo = self.path("accelerator");
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let known = fs::read_to_string(&memo).unwrap_or_default();
@@ -224,6 +225,10 @@ impl Vm {
         if !vm.is_running() {
             bail!("qemu ended: see {}", vm.daemons.log("qemu").display());
         }
+        // One connection that the later ones use, or each would pay for its own handshake, emulated.
+        let mut shared = vm.ssh_command();
+        shared.args(["-M", "-N"]);
+        vm.daemons.start("ssh", shared)?;
         Ok(vm)
     }
 
@@ -261,7 +266,7 @@ impl Vm {
     /// For people: with a terminal if there is one.
     pub fn ssh_command(&self) -> Command {
         let mut command = process::in_netns(Some(&self.netns), Path::new("ssh"));
-        command.arg("-i").arg(&self.key);
+        command.arg("-i").arg(&self.key).arg("-S").arg(self.dir.join("ssh.sock"));
         for option in [
             "LogLevel=ERROR",
             "BatchMode=yes",
@@ -272,7 +277,7 @@ impl Vm {
         ] {
             command.args(["-o", option]);
         }
-        command.arg(format!("root@{}", self.ip));
+        command.args(["-l", "root", &self.ip]);
         command
     }
 
@@ -295,6 +300,7 @@ impl Vm {
         let _ = self.ssh(&["systemctl", "poweroff"]);
         let _ = wait::until("the guest to end", Duration::from_secs(30), || Ok(!self.is_running()));
         self.daemons.stop("qemu");
+        self.daemons.stop("ssh");
         let _ = self.in_ns(&["link", "del", &self.tap()]);
         Ok(())
     }

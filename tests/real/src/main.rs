@@ -5,10 +5,12 @@
 
 mod churn;
 mod disruption;
+mod idle;
 mod pods;
 mod refusals;
 mod static_pods;
 mod suite;
+mod vm;
 mod workloads;
 mod world;
 
@@ -26,21 +28,31 @@ fn groups() -> Vec<Group> {
         disruption::group(),
         churn::group(),
         pods::old_runtime_group(),
+        idle::group(),
         suite::group(),
     ]
+}
+
+/// Run only when named: they take longer than all others together where there is no KVM.
+fn groups_on_demand() -> Vec<Group> {
+    vec![vm::group()]
+}
+
+fn all_groups() -> impl Iterator<Item = Group> {
+    groups().into_iter().chain(groups_on_demand())
 }
 
 fn main() -> Result<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.iter().any(|a| a == "--list") {
-        for group in groups() {
+        for group in all_groups() {
             group.tests.iter().for_each(|(name, _)| println!("{}/{name}", group.name));
         }
         return Ok(ExitCode::SUCCESS);
     }
     bed::doctor::check()?;
     let mut tally = Tally::default();
-    for group in groups() {
+    for group in if args.is_empty() { groups() } else { all_groups().collect() } {
         world::run(&group, &args, &mut tally)?;
     }
     println!("{} passed, {} failed", tally.passed, tally.failed.len());

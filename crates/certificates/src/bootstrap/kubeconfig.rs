@@ -69,6 +69,8 @@ struct UserBody {
     client_certificate_data: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_key: Option<PathBuf>,
+    #[serde(rename = "tokenFile", skip_serializing_if = "Option::is_none")]
+    token_file: Option<PathBuf>,
 }
 
 /// Not even a certificate is for logs.
@@ -142,6 +144,18 @@ fn client_certificate(path: &Path) -> Result<Vec<u8>> {
     // Relative to the kubeconfig, as client-go resolves it.
     let file = path.parent().unwrap_or(Path::new("")).join(file);
     fs::read(&file).map_err(|source| CertificateError::Read { path: file, source })
+}
+
+/// The kubeconfig and the files that it names.
+pub fn files_of(path: &Path) -> Vec<PathBuf> {
+    let mut files = vec![path.to_owned()];
+    let Ok(config) = read(path) else { return files };
+    let cluster = config.cluster().and_then(|c| c.get("certificate-authority")).and_then(|ca| ca.as_str());
+    let user = config.user();
+    let of_user = user.into_iter().flat_map(|u| [&u.client_certificate, &u.client_key, &u.token_file]).flatten();
+    let named = cluster.map(Path::new).into_iter().chain(of_user.map(PathBuf::as_path));
+    files.extend(named.map(|file| path.parent().unwrap_or(Path::new("")).join(file)));
+    files
 }
 
 /// Whether the kubeconfig takes its certificate from that file, so that a rotation reaches it.
@@ -245,6 +259,17 @@ users:
         let ca = dir.path().join("ca.crt");
         assert_eq!(cluster.get("certificate-authority").unwrap().as_str(), ca.to_str());
         assert!(uses_certificate(&kubeconfig, &pair) && !uses_certificate(&bootstrap, &pair));
+    }
+
+    #[test]
+    fn the_files_of_a_kubeconfig_are_those_it_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kubelet.conf");
+        fs::write(&path, BOOTSTRAP.replace("token: abcdef.0123456789abcdef", "client-certificate: /pki/c.pem, tokenFile: t"))
+            .unwrap();
+        let expected = [path.clone(), dir.path().join("ca.crt"), PathBuf::from("/pki/c.pem"), dir.path().join("t")];
+        assert_eq!(files_of(&path), expected);
+        assert_eq!(files_of(Path::new("/nowhere")), [PathBuf::from("/nowhere")]);
     }
 
     #[test]

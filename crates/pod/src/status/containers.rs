@@ -11,7 +11,7 @@ use k8s_openapi::{
 
 use super::StatusInput;
 use crate::{
-    ContainerState as Observed, Containers, ObservedContainer, Verdict,
+    ContainerState as Observed, Containers, DesiredPod, ObservedContainer, Verdict,
     desired::{ephemeral_as_container, init_kind},
     quantity::{ApiList, Format, Quantity},
     reason,
@@ -67,6 +67,11 @@ pub(super) fn is_running(status: &ContainerStatus) -> bool {
 
 pub(super) fn ended(end: ContainerStateTerminated) -> ContainerState {
     ContainerState { terminated: Some(end), ..ContainerState::default() }
+}
+
+/// Why a container waits of which nothing else is known.
+pub fn default_reason(desired: &DesiredPod) -> &'static str {
+    if desired.init_containers().is_empty() { reason::CONTAINER_CREATING } else { reason::POD_INITIALIZING }
 }
 
 fn waiting(reason: &str, message: &str) -> ContainerState {
@@ -157,19 +162,17 @@ impl Listing<'_> {
             Observed::Unknown if old.is_some_and(is_running) => {
                 ended(lost("The container could not be located when the pod was terminated"))
             }
-            Observed::Created | Observed::Unknown => waiting("", ""),
+            Observed::Created | Observed::Unknown => waiting(default_reason(self.input.desired), ""),
         }
     }
 
     // ---- a container that the runtime does not know (yet, or any more)
 
     fn of_absent(&self, container: &Container, old: Option<&ContainerStatus>) -> ContainerStatus {
-        let init = !self.input.desired.init_containers().is_empty();
-        let why = if init { reason::POD_INITIALIZING } else { reason::CONTAINER_CREATING };
         let mut status = ContainerStatus {
             name: container.name.clone(),
             image: container.image.clone().unwrap_or_default(),
-            state: Some(waiting(why, "")),
+            state: Some(waiting(default_reason(self.input.desired), "")),
             volume_mounts: self.volume_mounts(container, None, old),
             ..ContainerStatus::default()
         };

@@ -279,10 +279,12 @@ fn a_restart_count_never_falls() {
 }
 
 #[test]
-fn a_created_container_waits_without_reason() {
+fn a_created_container_waits_as_it_did_before_it_was_created() {
     let c = case(json!({})).with(seen("app", "c1", State::Created));
-    assert_eq!(c.state("app"), json!({"waiting": {}}));
+    assert_eq!(c.state("app"), json!({"waiting": {"reason": "ContainerCreating"}}));
     assert_eq!(c.phase(), "Pending");
+    let c = case(json!({"initContainers": [{"name": "i"}]})).with(seen("i", "c1", State::Created));
+    assert_eq!(c.state("i"), json!({"waiting": {"reason": "PodInitializing"}}));
 }
 
 #[test]

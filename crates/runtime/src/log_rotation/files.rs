@@ -11,29 +11,13 @@ use flate2::{Compression, write::GzEncoder};
 use pod::time::Timestamp;
 use rustix::fs::OFlags;
 
+use crate::files::{During, FilesError};
+
 const COMPRESSED: &str = ".gz";
 const UNFINISHED: &str = ".tmp";
 
-#[derive(Debug, thiserror::Error)]
-#[error("{operation} {}: {source}", path.display())]
-pub struct RotationError {
-    pub operation: &'static str,
-    pub path: PathBuf,
-    pub source: io::Error,
-}
-
-trait During<T> {
-    fn during(self, operation: &'static str, path: &Path) -> Result<T, RotationError>;
-}
-
-impl<T> During<T> for io::Result<T> {
-    fn during(self, operation: &'static str, path: &Path) -> Result<T, RotationError> {
-        self.map_err(|source| RotationError { operation, path: path.to_owned(), source })
-    }
-}
-
 /// Keeps the newest `keep` of the logs that were set aside and compresses them. The log itself stays.
-pub fn tidy(log: &Path, keep: usize) -> Result<(), RotationError> {
+pub fn tidy(log: &Path, keep: usize) -> Result<(), FilesError> {
     let (mut set_aside, useless) = sort_out(older(log)?);
     let excess = set_aside.len().saturating_sub(keep);
     for path in useless.into_iter().chain(set_aside.drain(..excess)) {
@@ -46,7 +30,7 @@ pub fn tidy(log: &Path, keep: usize) -> Result<(), RotationError> {
 }
 
 /// `LOG.*`, oldest first: their stamps sort so.
-fn older(log: &Path) -> Result<Vec<PathBuf>, RotationError> {
+fn older(log: &Path) -> Result<Vec<PathBuf>, FilesError> {
     let Some(dir) = log.parent() else { return Ok(Vec::new()) };
     let prefix = suffixed(log, ".");
     let mut found = Vec::new();
@@ -69,7 +53,7 @@ fn sort_out(found: Vec<PathBuf>) -> (Vec<PathBuf>, Vec<PathBuf>) {
     })
 }
 
-fn compress(path: &Path) -> Result<(), RotationError> {
+fn compress(path: &Path) -> Result<(), FilesError> {
     let unfinished = suffixed(path, UNFINISHED);
     let result = write_compressed(path, &unfinished)
         .and_then(|()| fs::rename(&unfinished, suffixed(path, COMPRESSED)).during("rename", &unfinished));
@@ -81,7 +65,7 @@ fn compress(path: &Path) -> Result<(), RotationError> {
     fs::remove_file(path).during("remove", path)
 }
 
-fn write_compressed(from: &Path, to: &Path) -> Result<(), RotationError> {
+fn write_compressed(from: &Path, to: &Path) -> Result<(), FilesError> {
     // A link in the place of a log could make any file of the node readable.
     let mut options = OpenOptions::new();
     let mut source =
@@ -95,14 +79,14 @@ fn write_compressed(from: &Path, to: &Path) -> Result<(), RotationError> {
 }
 
 /// Out of the way of the runtime, but not compressed: it may still write a while, and readers may not be done.
-pub fn set_aside(log: &Path, now: Timestamp) -> Result<PathBuf, RotationError> {
+pub fn set_aside(log: &Path, now: Timestamp) -> Result<PathBuf, FilesError> {
     let stamp = jiff::tz::TimeZone::system().to_datetime(now).strftime(".%Y%m%d-%H%M%S").to_string();
     let aside = suffixed(log, &stamp);
     fs::rename(log, &aside).during("rename", log)?;
     Ok(aside)
 }
 
-pub fn put_back(aside: &Path, log: &Path) -> Result<(), RotationError> {
+pub fn put_back(aside: &Path, log: &Path) -> Result<(), FilesError> {
     fs::rename(aside, log).during("rename back", aside)
 }
 
