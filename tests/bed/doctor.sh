@@ -47,7 +47,8 @@ if [ "$(id -u)" = 0 ]; then
 fi
 
 # What a first run adds to the caches, GiB; a later one has most of it.
-need=16
+need=10
+[ -n "$LINTS" ] && need=16
 cache=${FERROLET_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ferrolet}
 [ -e "$cache/stack/bin/e2e.test" ] && need=2
 while [ ! -d "$cache" ]; do cache=$(dirname "$cache"); done

@@ -1,16 +1,20 @@
 //! The running agent, wired together: every channel is made here, in the order of the picture in
 //! docs/ARCHITECTURE.md, and each part is given exactly what it uses.
 
+mod api;
+mod images;
+mod logs;
 mod machine;
+mod reservation;
 mod serving;
+mod watchdog;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use apiserver::{ApiServer, ChangeDetection, ClientOptions, Events, Objects, Services};
+use apiserver::{ApiServer, ChangeDetection, Events, Services};
 use cri::Cri;
 use host::{Clock, MachineFacts};
-use images::{CredentialProviders, Images};
 use node::{NodeAgent, NodeFacts, NodeParts, Pressure};
 use pleg::{Pleg, PlegConfig};
 use pod_source::{PodSource, SourceConfig, SourceEvent};
@@ -32,13 +36,20 @@ const DRAIN: Duration = Duration::from_millis(500);
 
 /// Runs until SIGTERM or SIGINT. Containers go on running: that is what a restart of the agent rests on.
 pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
+    let watchdog = watchdog::interval()?;
     let root = machine::root_dir(&options)?;
-    let api = connect_api(&options).await?;
+    let api = api::connect(&options, clock).await?;
     let cri = connect_runtime(&options).await?;
     let cgroups = machine::cgroups(&options, &cri).await?;
     let facts = MachineFacts::read();
     machine::tune(&options);
 
+    // None of these ends while the agent runs; `once` holds those that may.
+    let mut tasks = JoinSet::new();
+    let mut once = JoinSet::new();
+    if let Some(api) = &api {
+        api::keep_identity(&options, api, clock, &mut tasks);
+    }
     let events = match &api {
         Some(api) => Events::spawn(api.clone(), clock, &options.node_name),
         None => Events::log_only(),
@@ -46,17 +57,23 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
     let objects = api.as_ref().map(|api| api.objects(ChangeDetection::Watch));
     let services = api.as_ref().map_or_else(Services::none, ApiServer::services);
     let pleg = Pleg::spawn(cri.clone(), clock, PlegConfig::default());
-    let images = images(&options, &cri, clock, &events, objects.clone())?;
+    let images = images::images(&options, &root, &cri, clock, &events, api.as_ref().zip(objects.as_ref())).await?;
+    if let Some(gc) = images::garbage_collection(&options, &images) {
+        tasks.spawn(gc.run());
+    }
+    if let Some(rotation) = logs::rotation(&options, &cri, clock, &pleg)? {
+        tasks.spawn(rotation.run(pleg.changes()));
+    }
 
     let node_config = machine::node_config(&options, &root)?;
     let (_pressure, pressure) = watch::channel(Pressure::default());
-    let (shutting_down_in, shutting_down) = watch::channel(false);
+    let (_shutting_down, shutting_down) = watch::channel(false);
     let node_parts = NodeParts {
         api: api.clone(),
         events: events.clone(),
         cri: cri.clone(),
         clock,
-        images: lister(&images),
+        images: images::lister(&images),
         volumes_in_use: Arc::new(|| Some(Vec::new())),
         pleg_health: health_of(&pleg),
         pressure,
@@ -64,7 +81,12 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
     };
     let node = NodeAgent::new(node_config, node_parts, facts.clone()).await?;
     let node_facts = node.facts();
-    machine::ensure_node_cgroups(&cgroups, &options, &node_facts.borrow(), &facts).await?;
+    let resources = reservation::node_resources(&options, &node_facts.borrow(), &facts)?;
+    cgroups.ensure_node(&resources).await.context("cannot make the node's cgroups")?;
+    reservation::enforce_reserved(&options, &cgroups, &events).await?;
+    if options.config.cgroups_per_qos {
+        once.spawn(reservation::enforce_allocatable(cgroups.clone(), resources, events.clone()));
+    }
 
     let view = PodsView::default();
     let parts = Parts {
@@ -100,10 +122,12 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
     let expected = sources.sources(api.is_some());
     let (source, source_events) = PodSource::spawn(sources, api.clone(), clock);
     let (commands, orders) = mpsc::channel(256);
-    let dispatcher = Dispatcher::new(parts.clone(), machine::dispatcher_config(&options, &facts, api.is_some())?);
+    let mut dispatcher = Dispatcher::new(parts.clone(), machine::dispatcher_config(&options, &facts, api.is_some())?);
+    if let Some(mirrors) = source.mirrors() {
+        dispatcher = dispatcher.on_end(move |uid| mirrors.ended(uid));
+    }
     let mirrors = serving::MirrorUids::default();
 
-    let mut tasks = JoinSet::new();
     let ready = pleg.clone();
     tasks.spawn(async move {
         // The first picture of the runtime comes before the first word about pods: what runs is adopted, not refused.
@@ -111,7 +135,13 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
         dispatcher.run(orders).await;
     });
     tasks.spawn(hand_on(source_events, commands, expected, parts.status.clone(), mirrors.clone()));
-    let server = serving::start(&options, &root, clock, &cri, &cgroups, api, &pleg, view, mirrors, &node_facts).await?;
+    let cluster = api.as_ref().zip(node.node()).map(|(api, node)| serving::Cluster { api, node });
+    let host_ips = node_facts.borrow().host_ips.clone();
+    let certificate = serving::certificate(&options, clock, &host_ips, cluster, &mut tasks)?;
+    let server = serving::start(&options, &root, clock, &cri, &cgroups, api, &pleg, view, mirrors, certificate).await?;
+    if let Some(interval) = watchdog {
+        tasks.spawn(watchdog::run(interval, health_of(&pleg)));
+    }
 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!("the agent is up");
@@ -121,11 +151,8 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
     }
     tracing::info!("the agent is stopping; containers go on running");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    shutting_down_in.send_replace(false);
-    if let Some(server) = server {
-        server.shutdown(DRAIN).await;
-    }
-    drop(source);
+    server.shutdown(DRAIN).await;
+    drop((source, once));
     Ok(())
 }
 
@@ -140,23 +167,6 @@ async fn wait_for_end(tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
             bail!("a part of the agent ended by itself; a new start mends it")
         }
     }
-}
-
-async fn connect_api(options: &Options) -> anyhow::Result<Option<ApiServer>> {
-    let Some(kubeconfig) = &options.flags.kubeconfig else {
-        tracing::info!("standalone: no kubeconfig is given, only static pods run");
-        return Ok(None);
-    };
-    let config = &options.config;
-    let client = ClientOptions {
-        qps: f64::from(config.kube_api_qps),
-        burst: config.kube_api_burst.max(1) as u32,
-        event_qps: f64::from(config.event_record_qps),
-        event_burst: config.event_burst.max(1) as u32,
-        ..ClientOptions::default()
-    };
-    let api = ApiServer::from_kubeconfig(kubeconfig, client).await;
-    Ok(Some(api.with_context(|| format!("cannot use --kubeconfig {}", kubeconfig.display()))?))
 }
 
 /// The runtime must answer before anything else makes sense; it may still be starting itself.
@@ -174,34 +184,13 @@ async fn connect_runtime(options: &Options) -> anyhow::Result<Cri> {
                 tries += 1;
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            Err(error) => return Err(error).with_context(|| format!("no container runtime at {endpoint}: is it running?")),
+            Err(error) => {
+                return Err(error).with_context(|| format!("no container runtime at {endpoint}: is it running?"));
+            }
         }
     };
     tracing::info!(endpoint, runtime = ?version, "container runtime found");
     Ok(cri)
-}
-
-fn images(
-    options: &Options,
-    cri: &Cri,
-    clock: Clock,
-    events: &Events,
-    objects: Option<Objects>,
-) -> anyhow::Result<Images> {
-    let flags = &options.flags;
-    let providers = match (&flags.image_credential_provider_config, &flags.image_credential_provider_bin_dir) {
-        (Some(config), Some(bin)) => CredentialProviders::load(config, bin, clock)?,
-        _ => CredentialProviders::default(),
-    };
-    Ok(Images::new(cri.clone(), clock, events.clone(), objects, machine::images_config(options), providers))
-}
-
-fn lister(images: &Images) -> node::ImageLister {
-    let images = images.clone();
-    Arc::new(move || {
-        let images = images.clone();
-        Box::pin(async move { images.for_node_status().await })
-    })
 }
 
 fn health_of(pleg: &Pleg) -> node::Health {

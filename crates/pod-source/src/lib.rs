@@ -59,6 +59,7 @@ impl SourceConfig {
 /// Ends with its owner, and every source with it.
 #[derive(Debug)]
 pub struct PodSource {
+    mirrors: Option<Mirrors>,
     _tasks: JoinSet<()>,
 }
 
@@ -80,9 +81,14 @@ impl PodSource {
             let poll = url::Poll { address, headers: config.url_headers.clone(), every: config.url_check };
             tasks.spawn(url::poll(poll, config.node_name.clone(), statics));
         }
-        if let (Some(api), Some(mirrors)) = (api, mirrors) {
+        if let (Some(api), Some(mirrors)) = (api, mirrors.clone()) {
             tasks.spawn(api::follow(api, config.node_name, clock, out, mirrors));
         }
-        (Self { _tasks: tasks }, events)
+        (Self { mirrors, _tasks: tasks }, events)
+    }
+
+    /// To be told when static pods have ended. None without an API server: then there are no mirrors.
+    pub fn mirrors(&self) -> Option<Mirrors> {
+        self.mirrors.clone()
     }
 }

@@ -33,6 +33,7 @@ const RETRY_UNREACHABLE: Duration = Duration::from_secs(2);
 enum Word {
     Wanted(Box<DesiredPod>),
     Unwanted(PodUid),
+    Ended(PodUid),
     Seen(Arc<Pod>),
     Gone(PodKey, PodUid),
     Synced(Source),
@@ -59,6 +60,7 @@ impl Mirrors {
             node_name: node_name.to_owned(),
             out,
             wanted: HashMap::new(),
+            leaving: HashMap::new(),
             seen: HashMap::new(),
             ended: HashSet::new(),
             awaited: sources.iter().copied().collect(),
@@ -80,6 +82,10 @@ impl Mirrors {
     pub(crate) fn unwanted(&self, uid: &PodUid) {
         self.say(Word::Unwanted(uid.clone()));
     }
+    /// The static pod has left the node.
+    pub fn ended(&self, uid: &PodUid) {
+        self.say(Word::Ended(uid.clone()));
+    }
     pub(crate) fn seen(&self, pod: Arc<Pod>) {
         self.say(Word::Seen(pod));
     }
@@ -96,6 +102,8 @@ struct Keeper {
     node_name: String,
     out: mpsc::Sender<SourceEvent>,
     wanted: HashMap<PodUid, DesiredPod>,
+    /// No manifest has them any more, but they may still run: until they have ended their mirrors stay.
+    leaving: HashMap<PodUid, PodKey>,
     seen: HashMap<PodKey, Arc<Pod>>,
     /// UIDs that this task has deleted and of which the watch may still tell old news.
     ended: HashSet<PodUid>,
@@ -136,14 +144,18 @@ impl Keeper {
             Word::Wanted(desired) => {
                 let known = self.seen.get(&desired.key).filter(|m| mirrors(m, &desired)).cloned();
                 let uid = desired.uid.clone();
+                self.leaving.remove(&uid);
                 self.wanted.insert(uid.clone(), *desired);
                 if let Some(mirror) = known {
                     self.tell(uid, Some(mirror)).await;
                 }
             }
             Word::Unwanted(uid) => {
-                self.wanted.remove(&uid);
+                if let Some(desired) = self.wanted.remove(&uid) {
+                    self.leaving.insert(uid, desired.key);
+                }
             }
+            Word::Ended(uid) => drop(self.leaving.remove(&uid)),
             Word::Seen(pod) => {
                 let key = key_of(&pod);
                 if self.ended.contains(&uid_of(&pod)) {
@@ -213,9 +225,12 @@ impl Keeper {
         failed
     }
 
-    /// A mirror that is being deleted, that mirrors an earlier edition, or whose manifest is gone.
+    /// Where no edition of the static pod is on its way out: a mirror that is being deleted, that mirrors an earlier edition, or whose manifest is gone.
     fn is_stale(&self, mirror: &Pod) -> bool {
         let key = key_of(mirror);
+        if self.leaving.values().any(|leaving| *leaving == key) {
+            return false;
+        }
         let mut editions = self.wanted.values().filter(|d| d.key == key).peekable();
         if editions.peek().is_none() {
             let annotations = mirror.metadata.annotations.as_ref();

@@ -88,6 +88,13 @@ async fn until(reader: &mut Reader, events: &mut Receiver<SourceEvent>, done: im
     }
 }
 
+/// As the workers do when nothing of a pod is left.
+fn end(source: &PodSource, pods: &mut BTreeMap<String, String>) {
+    for uid in std::mem::take(pods).into_keys() {
+        source.mirrors().unwrap().ended(&uid.as_str().into());
+    }
+}
+
 fn mirror(fake: &FakeApiserver) -> Option<Value> {
     fake.object(&format!("{PODS}/web-node-a"))
 }
@@ -133,16 +140,23 @@ async fn an_edited_manifest_is_another_pod_with_another_mirror() {
     std::fs::write(&file, manifest("i:1")).unwrap();
     let fake = FakeApiserver::new();
     with_node(&fake);
-    let (_source, mut events) = spawn(config(dir.path()), &fake);
+    let (source, mut events) = spawn(config(dir.path()), &fake);
     let mut reader = Reader::default();
     until(&mut reader, &mut events, |r| r.mirrors.len() == 1).await;
     reader.log.clear();
+    let mut on_node = reader.pods.clone();
     std::fs::write(&file, manifest("i:2")).unwrap();
+    until(&mut reader, &mut events, |r| r.log.len() == 2).await;
+    assert_eq!(mirror(&fake).unwrap()["spec"]["containers"][0]["image"], "i:1", "it stays while its pod ends");
+    end(&source, &mut on_node);
     until(&mut reader, &mut events, |r| r.mirrors.values().flatten().count() == 2 && r.mirrors.len() == 2).await;
     assert_eq!(reader.log, ["removed", "set"]);
     assert_eq!(mirror(&fake).unwrap()["spec"]["containers"][0]["image"], "i:2");
+    on_node = reader.pods.clone();
     std::fs::remove_file(&file).unwrap();
     until(&mut reader, &mut events, |r| r.pods.is_empty()).await;
+    assert!(mirror(&fake).is_some());
+    end(&source, &mut on_node);
     let mirror_gone = async {
         while mirror(&fake).is_some() {
             tokio::task::yield_now().await;

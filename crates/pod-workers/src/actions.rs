@@ -12,7 +12,7 @@ use pod::{
     quantity::ApiList,
     reason::{self, event},
 };
-use runtime::{StartRequest, StopRequest};
+use runtime::{SandboxRequest, StartRequest, StopRequest};
 use tokio::sync::watch;
 use volumes::{MountedVolumes, MountsFor};
 
@@ -37,7 +37,8 @@ pub(crate) async fn set_up(parts: Parts, desired: DesiredPod) -> Done {
 
 async fn try_set_up(parts: &Parts, desired: &DesiredPod) -> Result<Setup, Failure> {
     let cgroup = parts.cgroups.ensure_pod(desired).boxed().await;
-    let cgroup_parent = cgroup.map_err(|e| Failure::new("FailedCreatePodContainer", format!("unable to ensure pod container exists: {e}")))?;
+    let cgroup_parent = cgroup
+        .map_err(|e| Failure::new("FailedCreatePodContainer", format!("unable to ensure pod container exists: {e}")))?;
     let mounted = parts.volumes.mount(desired).boxed().await.map_err(|error| {
         for each in error.each() {
             parts.events.pod(desired, EventType::Warning, event::FAILED_MOUNT, each.to_string());
@@ -56,7 +57,9 @@ pub(crate) async fn refresh_volumes(parts: Parts, desired: DesiredPod) -> Done {
 }
 
 pub(crate) async fn create_sandbox(parts: Parts, desired: DesiredPod, setup: Arc<Setup>, attempt: u32) -> Done {
-    let created = parts.runtime.create_sandbox(&desired, attempt, &setup.cgroup_parent).await;
+    let request =
+        SandboxRequest { attempt, cgroup_parent: &setup.cgroup_parent, volume_groups: &setup.volumes.extra_groups };
+    let created = parts.runtime.create_sandbox(&desired, request).await;
     relist(&parts, &desired).await;
     Done::Sandbox(created.map(drop).map_err(|e| {
         let waiting = e.waiting();
@@ -111,6 +114,7 @@ async fn try_start(
         allocatable: &allocatable,
         image: &image,
         mounts: &[],
+        volume_groups: &setup.volumes.extra_groups,
         devices: &[],
     };
     let mounts = container_mounts(parts, request, &container, setup, sandbox).await?;
@@ -127,7 +131,8 @@ async fn container_mounts(
     sandbox: &ObservedSandbox,
 ) -> Result<Vec<ContainerMount>, Failure> {
     let images = image_volumes(parts, request.pod, container).await?;
-    let expands = container.volume_mounts.iter().flatten().any(|m| m.sub_path_expr.as_deref().is_some_and(|e| !e.is_empty()));
+    let expands =
+        container.volume_mounts.iter().flatten().any(|m| m.sub_path_expr.as_deref().is_some_and(|e| !e.is_empty()));
     let env = match expands {
         true => Some(parts.runtime.environment(request, container).await.map_err(|e| failure(e.waiting()))?),
         false => None,
@@ -141,8 +146,9 @@ async fn container_mounts(
         images: &images,
         recursive_read_only: handlers.iter().any(|h| h.name == sandbox.runtime_handler && h.recursive_read_only_mounts),
         expand: &|text| {
-            pod::env::expand_strict(text, &vars)
-                .map_err(|missing| format!("missing value for {}", missing.iter().map(|m| format!("{m:?}")).collect::<Vec<_>>().join(", ")))
+            pod::env::expand_strict(text, &vars).map_err(|missing| {
+                format!("missing value for {}", missing.iter().map(|m| format!("{m:?}")).collect::<Vec<_>>().join(", "))
+            })
         },
     });
     mounts.await.map_err(|e| {
@@ -169,7 +175,8 @@ async fn image_volumes(
         }
         let name = source.reference.as_deref().unwrap_or_default();
         let image = parts.images.ensure(desired, &container.name, name, source.pull_policy.as_deref()).await;
-        let image = image.map_err(|e| Failure { waiting: e.waiting(), retry_after: e.retry_after(), event_sent: false })?;
+        let image =
+            image.map_err(|e| Failure { waiting: e.waiting(), retry_after: e.retry_after(), event_sent: false })?;
         pulled.insert(volume.name.clone(), image.image_ref);
     }
     Ok(pulled)

@@ -8,10 +8,8 @@ use std::{
     time::Duration,
 };
 
-use pod::{
-    DesiredPod, Life, ObservedPod, PodKey, PodUid, TerminationCause, admit::NodeView, backoff::BackoffLimits,
-};
 use node::NodeFacts;
+use pod::{DesiredPod, Life, ObservedPod, PodKey, PodUid, TerminationCause, admit::NodeView, backoff::BackoffLimits};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -32,7 +30,11 @@ pub enum PodCommand {
     /// Every source has delivered its first full state: what runs and is not wanted may now be ended.
     SourcesReady,
     /// End a pod for the node's sake (eviction, shutdown, preemption).
-    End { uid: PodUid, cause: TerminationCause, grace: Option<Duration> },
+    End {
+        uid: PodUid,
+        cause: TerminationCause,
+        grace: Option<Duration>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +60,7 @@ pub struct Dispatcher {
     /// Pods that wait for node facts before they can be admitted, in order of arrival.
     unadmitted: Vec<DesiredPod>,
     sources_ready: bool,
+    ended: Box<dyn Fn(&PodUid) + Send>,
 }
 
 impl Dispatcher {
@@ -71,7 +74,15 @@ impl Dispatcher {
             successors: HashMap::new(),
             unadmitted: Vec::new(),
             sources_ready: false,
+            ended: Box::new(|_| {}),
         }
+    }
+
+    /// Has somebody told of each pod of which nothing is left here.
+    #[must_use]
+    pub fn on_end(mut self, ended: impl Fn(&PodUid) + Send + 'static) -> Self {
+        self.ended = Box::new(ended);
+        self
     }
 
     pub async fn run(mut self, mut commands: mpsc::Receiver<PodCommand>) {
@@ -150,11 +161,14 @@ impl Dispatcher {
         self.successors.retain(|_, p| p.uid != *uid);
         if let Some(inbox) = self.workers.get(uid) {
             inbox.send_modify(|inbox| inbox.removed = true);
+        } else {
+            (self.ended)(uid);
         }
     }
 
     fn worker_ended(&mut self, uid: &PodUid) {
         let Some(inbox) = self.workers.remove(uid) else { return };
+        (self.ended)(uid);
         let key = inbox.borrow().desired.key.clone();
         if let Some(successor) = self.successors.remove(&key) {
             self.set(successor);
@@ -264,4 +278,3 @@ impl Dispatcher {
         self.helpers.spawn(remains::sweep(self.parts.clone(), known));
     }
 }
-

@@ -12,9 +12,17 @@ use crate::actions::Setup;
 pub(crate) enum Done {
     Setup(Result<Setup, Failure>),
     Sandbox(Result<(), Failure>),
-    Started { name: String, result: Result<(), Failure> },
-    Stopped { id: ContainerId, result: Result<(), Failure> },
+    Started {
+        name: String,
+        result: Result<(), Failure>,
+    },
+    Stopped {
+        id: ContainerId,
+        result: Result<(), Failure>,
+    },
     Pruned,
+    /// All containers are gone, to be started anew.
+    RemovedAll(Result<(), Failure>),
     Terminated(Result<(), Failure>),
     Cleaned(Result<(), Failure>),
     /// The task was cancelled; whoever did so has taken it into account.
@@ -52,6 +60,13 @@ impl Tasks {
     pub fn spawn_start(&mut self, name: &str, task: impl Future<Output = Done> + Send + 'static) {
         let handle = self.set.spawn(task);
         self.starts.insert(name.to_owned(), handle);
+    }
+
+    /// What is being started belongs to a past that ends here.
+    pub fn abort_starts(&mut self) {
+        for (_, start) in self.starts.drain() {
+            start.abort();
+        }
     }
 
     /// A deletion is seen at once: pulls and starts end here, and the relist that follows shows what they left.

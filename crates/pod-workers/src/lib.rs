@@ -4,8 +4,8 @@
 
 mod actions;
 mod dispatcher;
-mod inbox;
 mod in_flight;
+mod inbox;
 mod parts;
 mod qos;
 mod remains;

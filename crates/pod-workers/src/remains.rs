@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use futures::FutureExt;
-use pod::{DesiredPod, ObservedContainer, ObservedPod, ObservedSandbox, PodUid};
+use pod::{ContainerState, DesiredPod, ObservedContainer, ObservedPod, ObservedSandbox, PodUid, reason::event};
+use runtime::StopRequest;
+use tokio::sync::watch;
 
 use crate::{
     actions::relist,
@@ -71,6 +73,33 @@ pub(crate) async fn prune(
     }
     relist(&parts, &desired).await;
     Done::Pruned
+}
+
+/// For a pod that begins anew: its containers are killed and removed one by one, so that those that asked for it are
+/// the last to go. The logs stay.
+pub(crate) async fn remove_to_restart(parts: Parts, desired: DesiredPod) -> Done {
+    let result = try_remove_to_restart(&parts, &desired).await;
+    relist(&parts, &desired).await;
+    Done::RemovedAll(
+        result.map_err(|e| Failure::new(event::FAILED_KILL_POD, format!("error restarting all containers: {e}"))),
+    )
+}
+
+async fn try_remove_to_restart(
+    parts: &Parts,
+    desired: &DesiredPod,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    // A start may have been cut off midway: only a fresh look shows what it left.
+    let observed = parts.pleg.relist(&desired.uid).await?;
+    let (_deadline, at_once) = watch::channel(parts.clock.mono());
+    for container in pod::restart_all::order(desired, &observed) {
+        if container.state != ContainerState::Exited {
+            let request = StopRequest { run_pre_stop: false, ..StopRequest::by(at_once.clone()) };
+            parts.runtime.stop_container(desired, container, &[], request).await?;
+        }
+        parts.runtime.remove_container_but_logs(&container.id).await?;
+    }
+    Ok(())
 }
 
 /// Pods that have a directory or a cgroup here, and that nobody knows: remains of a crash.

@@ -4,10 +4,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use pod::{
-    ContainerState, Containers, DesiredPod, Mono, ObservedContainer, ObservedPod,
-    reason::event,
-};
+use pod::{ContainerState, Containers, DesiredPod, Mono, ObservedContainer, ObservedPod, reason::event};
 use runtime::StopRequest;
 use tokio::sync::watch;
 
@@ -44,11 +41,7 @@ pub(crate) async fn tear_down_sandbox(parts: Parts, desired: DesiredPod) -> Done
     Done::Sandbox(stop_everything(&parts, &desired, by).await)
 }
 
-async fn stop_everything(
-    parts: &Parts,
-    desired: &DesiredPod,
-    deadline: watch::Receiver<Mono>,
-) -> Result<(), Failure> {
+async fn stop_everything(parts: &Parts, desired: &DesiredPod, deadline: watch::Receiver<Mono>) -> Result<(), Failure> {
     // A start may have been cut off midway: only a fresh look shows what it left.
     let observed = look(parts, desired).await?;
     stop_containers(parts, desired, &observed, deadline).await?;

@@ -29,6 +29,8 @@ use crate::{
 const RETRY: Duration = Duration::from_secs(10);
 /// First and last delay of volume, sandbox and clean-up retries.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
+/// Beside container names: what failed concerns the sandbox or all containers.
+const WHOLE_POD: &str = "";
 
 pub(crate) struct Worker {
     parts: Parts,
@@ -191,7 +193,12 @@ impl Worker {
             return self.wake_by(due);
         }
         let message = "Pod was active on the node longer than the specified deadline".to_owned();
-        self.parts.events.pod(&self.desired, pod::mounts::EventType::Normal, reason::event::DEADLINE_EXCEEDED, &message);
+        self.parts.events.pod(
+            &self.desired,
+            pod::mounts::EventType::Normal,
+            reason::event::DEADLINE_EXCEEDED,
+            &message,
+        );
         let reason = reason::event::DEADLINE_EXCEEDED.to_owned();
         self.begin_termination(TerminationCause::Failed { reason, message, disruption: false }, None);
     }
@@ -280,10 +287,8 @@ impl Worker {
         let observed = self.observed.borrow_and_update().clone();
         let probes = self.probes.borrow_and_update().clone();
         self.in_flight.restart.retain(|id| observed.container(id).is_some());
-        self.in_flight.retry.retain(|name, _| self.desired.container(name).is_some());
-        self.report.waiting.retain(|name, _| {
-            observed.newest(name).is_none_or(|c| c.state != ContainerState::Running)
-        });
+        self.in_flight.retry.retain(|name, _| name == WHOLE_POD || self.desired.container(name).is_some());
+        self.report.waiting.retain(|name, _| observed.newest(name).is_none_or(|c| c.state != ContainerState::Running));
         self.probe(&observed);
         if !self.surroundings_ready() {
             return;
@@ -360,6 +365,9 @@ impl Worker {
             self.begin_termination(TerminationCause::Completed, None);
             return self.terminate();
         }
+        if plan.restart_all {
+            return self.restart_all();
+        }
         if let Some(at) = plan.wake_at {
             self.wake_by(at);
         }
@@ -369,7 +377,12 @@ impl Worker {
             SandboxStep::Teardown => {
                 self.in_flight.sandbox = true;
                 let event = "Pod sandbox changed, it will be killed and re-created.";
-                self.parts.events.pod(&self.desired, pod::mounts::EventType::Normal, reason::event::SANDBOX_CHANGED, event);
+                self.parts.events.pod(
+                    &self.desired,
+                    pod::mounts::EventType::Normal,
+                    reason::event::SANDBOX_CHANGED,
+                    event,
+                );
                 self.tasks.spawn(termination::tear_down_sandbox(self.parts.clone(), self.desired.clone()));
             }
             SandboxStep::Create { attempt } => self.create_sandbox(attempt),
@@ -395,8 +408,19 @@ impl Worker {
         }
     }
 
+    /// Starts under way and reasons to wait belong to the past. A new plan is made when all containers are gone.
+    fn restart_all(&mut self) {
+        if let Some(retry) = self.in_flight.retry.get(WHOLE_POD).filter(|r| r.at > self.parts.clock.mono()) {
+            return self.wake_by(retry.at);
+        }
+        self.tasks.abort_starts();
+        self.in_flight = InFlight { restart_all: true, ..InFlight::default() };
+        self.report.waiting.clear();
+        self.tasks.spawn(crate::remains::remove_to_restart(self.parts.clone(), self.desired.clone()));
+    }
+
     fn create_sandbox(&mut self, attempt: u32) {
-        if let Some(retry) = self.in_flight.retry.get("").filter(|r| r.at > self.parts.clock.mono()) {
+        if let Some(retry) = self.in_flight.retry.get(WHOLE_POD).filter(|r| r.at > self.parts.clock.mono()) {
             return self.wake_by(retry.at);
         }
         let Stage::Ready(setup) = &self.stage else { return };
@@ -452,7 +476,7 @@ impl Worker {
                 self.in_flight.sandbox = false;
                 match result {
                     Ok(()) => {
-                        self.in_flight.retry.remove("");
+                        self.in_flight.retry.remove(WHOLE_POD);
                         self.report.blocked = None;
                     }
                     Err(failure) => {
@@ -460,12 +484,14 @@ impl Worker {
                         self.warn(reason::event::FAILED_CREATE_POD_SANDBOX, &message);
                         self.report.blocked = Some(failure.waiting.clone());
                         let at = now + failure.retry_after.unwrap_or(RETRY);
-                        self.in_flight.retry.insert(String::new(), Retry { at, waiting: failure.waiting });
+                        self.in_flight.retry.insert(WHOLE_POD.to_owned(), Retry { at, waiting: failure.waiting });
                     }
                 }
             }
             Done::Started { name, result } => {
-                self.in_flight.starting.remove(&name);
+                if !self.in_flight.starting.remove(&name) {
+                    return; // given up while it was ending
+                }
                 match result {
                     Ok(()) => {
                         self.report.waiting.remove(&name);
@@ -485,6 +511,15 @@ impl Worker {
                 }
             }
             Done::Pruned | Done::Cancelled => {}
+            Done::RemovedAll(result) => {
+                self.in_flight.restart_all = false;
+                if let Err(failure) = result {
+                    self.warn(&failure.waiting.reason, &failure.waiting.message);
+                    self.in_flight
+                        .retry
+                        .insert(WHOLE_POD.to_owned(), Retry { at: now + RETRY, waiting: failure.waiting });
+                }
+            }
             Done::Terminated(Ok(())) => {
                 self.deadline = None;
                 self.stage = Stage::Bare;

@@ -5,7 +5,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use crate::{Containers, DesiredPod, ObservedPod, desired::init_kind, phase, time::Timestamp};
+use crate::{Containers, DesiredPod, ObservedPod, desired::init_kind, phase, restart_all, time::Timestamp};
 
 pub const SCHEDULED: &str = "PodScheduled";
 pub const READY: &str = "Ready";
@@ -86,17 +86,22 @@ impl Basis<'_> {
             self.containers_ready(CONTAINERS_READY),
             self.condition(SCHEDULED, true, "", String::new()),
         ];
-        if could_restart_all(self.desired) {
-            let why = match self.phase {
-                phase::SUCCEEDED => "PodCompleted",
-                phase::FAILED => "PodFailed",
-                _ => "",
-            };
-            let mut condition = self.condition(ALL_CONTAINERS_RESTARTING, false, why, String::new());
-            condition.observed_generation = None;
-            all.push(condition);
+        if restart_all::is_possible(self.desired) {
+            all.push(self.all_containers_restarting());
         }
         all
+    }
+
+    fn all_containers_restarting(&self) -> PodCondition {
+        let asked = || restart_all::is_asked(self.desired, self.observed);
+        let (on, why, message) = match self.phase {
+            phase::SUCCEEDED => (false, "PodCompleted", ""),
+            phase::FAILED => (false, "PodFailed", ""),
+            _ if asked() => (true, "RestartAllContainersStarted", "container exited with restart policy rule"),
+            _ => (false, "", ""),
+        };
+        let condition = self.condition(ALL_CONTAINERS_RESTARTING, on, why, message.to_owned());
+        PodCondition { observed_generation: None, ..condition }
     }
 
     fn ready_to_start_containers(&self) -> PodCondition {
@@ -219,12 +224,6 @@ fn any_regular_started(desired: &DesiredPod, statuses: &[ContainerStatus]) -> bo
     };
     let regular = |s: &ContainerStatus| desired.regular_containers().iter().any(|c| c.name == s.name);
     statuses.iter().any(|s| regular(s) && started(s))
-}
-
-/// Whether some container's rules restart the whole pod in place.
-pub fn could_restart_all(desired: &DesiredPod) -> bool {
-    let containers = desired.init_containers().iter().chain(desired.regular_containers());
-    containers.flat_map(|c| c.restart_policy_rules.iter().flatten()).any(|rule| rule.action == "RestartAllContainers")
 }
 
 /// With a final phase nothing is ready, whatever was computed before the phase was known.

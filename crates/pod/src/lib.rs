@@ -25,6 +25,7 @@ pub mod remains;
 pub mod report;
 pub mod resources;
 pub mod restart;
+pub mod restart_all;
 pub mod static_pod;
 pub mod status;
 pub mod sysctl;

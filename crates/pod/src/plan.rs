@@ -38,6 +38,8 @@ pub struct InFlight {
     pub retry: HashMap<String, Retry>,
     /// The sandbox is being made or torn down.
     pub sandbox: bool,
+    /// All containers are being removed in order to start all over again.
+    pub restart_all: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +56,9 @@ pub struct Plan {
     pub stop: Vec<StopContainer>,
     /// Why containers that should run do not; only reasons that the plan itself knows.
     pub waiting: BTreeMap<String, Waiting>,
+    /// A container's exit asks for all of them to be removed and started again, see [`crate::restart_all`]. Nothing
+    /// else is in such a plan.
+    pub restart_all: bool,
     /// Everything has ended and nothing is to be started: the pod is to be terminated.
     pub complete: bool,
     /// When to plan again though nothing happened.
@@ -95,7 +100,11 @@ pub struct StopContainer {
 /// See the module's header.
 pub fn plan(input: &PlanInput) -> Plan {
     let mut plan = Plan::default();
-    if input.in_flight.sandbox {
+    if input.in_flight.sandbox || input.in_flight.restart_all {
+        return plan;
+    }
+    if crate::restart_all::is_asked(input.desired, input.observed) {
+        plan.restart_all = true;
         return plan;
     }
     match sandbox_step(input) {

@@ -12,13 +12,20 @@ pub enum Life {
     Pending,
     Syncing,
     /// Being stopped. `grace` only ever shrinks.
-    Terminating { cause: TerminationCause, grace: Duration, since: Mono },
+    Terminating {
+        cause: TerminationCause,
+        grace: Duration,
+        since: Mono,
+    },
     /// Nothing runs; volumes and cgroup are being taken down.
     Terminated,
     /// Nothing is left on the node: the API object may be deleted.
     Gone,
     /// Refused by admission: nothing was ever started.
-    Rejected { reason: String, message: String },
+    Rejected {
+        reason: String,
+        message: String,
+    },
 }
 
 /// Why a pod is stopped.

@@ -1,10 +1,10 @@
 //! Whether a container that ended runs again: its own rules first, then its policy, then the pod's.
 
-use crate::api::Container;
+use crate::api::{Container, ContainerRestartRule};
 
 /// `pod_policy` is spec.restartPolicy. Source: KEP-5307 (container restart rules).
 pub fn after_exit(c: &Container, pod_policy: &str, exit_code: i32) -> bool {
-    if c.restart_policy.is_some() && restart_rule_matches(c, exit_code) {
+    if c.restart_policy.is_some() && matching_rule(c, exit_code).is_some() {
         return true;
     }
     match c.restart_policy.as_deref().unwrap_or(pod_policy) {
@@ -14,10 +14,10 @@ pub fn after_exit(c: &Container, pod_policy: &str, exit_code: i32) -> bool {
     }
 }
 
-/// The first matching rule wins; both its actions start the container again.
-fn restart_rule_matches(c: &Container, exit_code: i32) -> bool {
+/// The first rule that fits wins; both actions that there are start the container again.
+pub fn matching_rule(c: &Container, exit_code: i32) -> Option<&ContainerRestartRule> {
     let rules = c.restart_policy_rules.as_deref().unwrap_or_default();
-    rules.iter().any(|rule| {
+    rules.iter().find(|rule| {
         rule.exit_codes.as_ref().is_some_and(|codes| {
             let listed = codes.values.as_deref().unwrap_or_default().contains(&exit_code);
             match codes.operator.as_str() {

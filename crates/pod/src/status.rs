@@ -24,6 +24,7 @@ use crate::{
     qos::qos_class,
     quantity::{Amounts, Format, Quantity, to_api_list},
     resources::{self, QUOTA_PERIOD_US, pod_cgroup, pod_limits, pod_requests},
+    restart_all,
 };
 
 /// Everything a status rests on.
@@ -75,6 +76,11 @@ impl<'a> StatusInput<'a> {
     /// Nothing of the pod runs or will ever run again.
     fn is_over(&self) -> bool {
         matches!(self.report.life, Life::Terminated | Life::Gone)
+    }
+    /// Its containers are being removed in order to be started all over again.
+    fn is_restarting_all(&self) -> bool {
+        conditions::is_true(self.old().conditions.as_ref(), conditions::ALL_CONTAINERS_RESTARTING)
+            || restart_all::is_asked(self.desired, self.observed)
     }
     /// The final phase the pod has already, in our eyes or the API server's.
     fn final_phase(&self) -> Option<&'a str> {

@@ -32,6 +32,8 @@ pub struct ContainerInput<'a> {
     pub mounts: &'a [ContainerMount],
     pub devices: &'a [ContainerDevice],
     pub userns: UserNamespace,
+    /// Supplemental groups that volumes ask for.
+    pub volume_groups: &'a [i64],
     /// The container whose processes an ephemeral one sees.
     pub target: Option<&'a ContainerId>,
     /// The node's; 0 where unknown.
@@ -93,6 +95,7 @@ fn linux(
     };
     let userns = input.userns.clone();
     let mut security = security::container_security(pod, container, &input.image.user, userns, defaults)?;
+    security.supplemental_groups.extend(input.volume_groups);
     if let (Some(target), Some(namespaces)) = (input.target, &mut security.namespace_options)
         && namespaces.pid == NamespaceMode::Container as i32
     {
@@ -185,6 +188,7 @@ mod tests {
             mounts: &[],
             devices: &[],
             userns: UserNamespace { mode: NamespaceMode::Node as i32, ..UserNamespace::default() },
+            volume_groups: &[7],
             target,
             allocatable_memory: 0,
         };
@@ -198,6 +202,7 @@ mod tests {
         let image = got.image.unwrap();
         assert_eq!((image.image.as_str(), image.user_specified_image.as_str()), ("sha256:abc", "busybox"));
         assert_eq!(got.log_path, "app/3.log");
+        assert_eq!(got.linux.unwrap().security_context.unwrap().supplemental_groups, [7], "a volume's");
         let labels: Vec<_> = got.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let expected = [
             "io.kubernetes.container.name=app",

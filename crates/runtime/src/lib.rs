@@ -30,6 +30,6 @@ pub use container_config::ContainerDevice;
 pub use env::Environment;
 pub use error::RuntimeError;
 pub use log_rotation::{LogRotation, Pictures, RotationPolicy};
-pub use runtime::{Runtime, RuntimeParts};
+pub use runtime::{Runtime, RuntimeParts, SandboxRequest};
 pub use start::StartRequest;
 pub use stop::{StopRequest, restored};

@@ -6,7 +6,7 @@ use api_types::runtime::v1::{DnsConfig, UserNamespace};
 use apiserver::{ApiServer, Events, Objects, Services};
 use cri::Cri;
 use host::Clock;
-use pod::{DesiredPod, ObservedContainer, PodKey, PodUid, SandboxId, mounts::EventType};
+use pod::{ContainerId, DesiredPod, ObservedContainer, PodKey, PodUid, SandboxId, mounts::EventType};
 use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
@@ -30,6 +30,15 @@ pub struct RuntimeParts {
     pub api: Option<ApiServer>,
     pub objects: Option<Objects>,
     pub services: Services,
+}
+
+/// What a sandbox is made with besides the pod.
+#[derive(Clone, Copy, Debug)]
+pub struct SandboxRequest<'a> {
+    pub attempt: u32,
+    pub cgroup_parent: &'a str,
+    /// Supplemental groups that volumes ask for.
+    pub volume_groups: &'a [i64],
 }
 
 /// Cheap to clone.
@@ -58,9 +67,9 @@ impl Runtime {
     }
 
     /// On an error nothing is left, but for what the runtime itself may have failed to undo.
-    pub async fn create_sandbox(&self, pod: &DesiredPod, attempt: u32, cgroup_parent: &str) -> Result<SandboxId> {
+    pub async fn create_sandbox(&self, pod: &DesiredPod, request: SandboxRequest<'_>) -> Result<SandboxId> {
         counters::STARTED_PODS.inc();
-        let result = self.run_sandbox(pod, attempt, cgroup_parent).await;
+        let result = self.run_sandbox(pod, request).await;
         if result.is_err() {
             counters::STARTED_PODS_ERRORS.inc();
             // Removes it only where it is empty: an earlier sandbox's logs stay.
@@ -69,12 +78,12 @@ impl Runtime {
         result
     }
 
-    async fn run_sandbox(&self, pod: &DesiredPod, attempt: u32, cgroup_parent: &str) -> Result<SandboxId> {
+    async fn run_sandbox(&self, pod: &DesiredPod, request: SandboxRequest<'_>) -> Result<SandboxId> {
         let handler = self.runtime_handler(pod).await?;
         let userns = self.user_namespace(pod, &handler).await?;
         let dns = self.dns(pod).await;
         self.tell_about_dns(pod, &dns);
-        let config = self.sandbox_config(pod, attempt, cgroup_parent, dns.config, userns)?;
+        let config = self.sandbox_config(pod, request, dns.config, userns)?;
         files::make_log_dir(config.log_directory.as_ref())?;
         let started = Instant::now();
         let result = self.parts().cri.run_pod_sandbox(config, &handler).await;
@@ -89,12 +98,13 @@ impl Runtime {
     pub(crate) fn sandbox_config(
         &self,
         pod: &DesiredPod,
-        attempt: u32,
-        cgroup_parent: &str,
+        request: SandboxRequest<'_>,
         dns: DnsConfig,
         userns: UserNamespace,
     ) -> Result<api_types::runtime::v1::PodSandboxConfig> {
-        let input = SandboxInput { attempt, cgroup_parent: cgroup_parent.to_owned(), dns, userns };
+        let SandboxRequest { attempt, cgroup_parent, volume_groups } = request;
+        let (cgroup_parent, volume_groups) = (cgroup_parent.to_owned(), volume_groups.to_vec());
+        let input = SandboxInput { attempt, cgroup_parent, dns, userns, volume_groups };
         sandbox_config(pod, input, self.config())
             .map_err(|source| RuntimeError::SandboxConfig { pod: pod_text(&pod.key, &pod.uid), source })
     }
@@ -179,7 +189,12 @@ impl Runtime {
     /// The logs go first: if they can't, the container stays to be tried again.
     pub async fn remove_container(&self, key: &PodKey, container: &ObservedContainer) -> Result<()> {
         files::remove_logs(&self.config().root, key, container)?;
-        match self.parts().cri.remove_container(&container.id).await {
+        self.remove_container_but_logs(&container.id).await
+    }
+
+    /// What is left of the logs tells how often the container has been started.
+    pub async fn remove_container_but_logs(&self, id: &ContainerId) -> Result<()> {
+        match self.parts().cri.remove_container(id).await {
             Err(e) if !e.is_not_found() => Err(RuntimeError::RemoveContainer(e)),
             _ => Ok(()),
         }

@@ -34,6 +34,8 @@ pub struct SandboxInput {
     pub cgroup_parent: String,
     pub dns: DnsConfig,
     pub userns: UserNamespace,
+    /// Supplemental groups that volumes ask for.
+    pub volume_groups: Vec<i64>,
 }
 
 pub fn sandbox_config(
@@ -41,10 +43,10 @@ pub fn sandbox_config(
     input: SandboxInput,
     config: &RuntimeConfig,
 ) -> Result<PodSandboxConfig, SandboxConfigError> {
-    let SandboxInput { attempt, cgroup_parent, dns, userns } = input;
+    let SandboxInput { attempt, cgroup_parent, dns, userns, volume_groups } = input;
     let linux = LinuxPodSandboxConfig {
         cgroup_parent,
-        security_context: Some(sandbox_security(pod, userns)?),
+        security_context: Some(sandbox_security(pod, userns, volume_groups)?),
         sysctls: sysctls(pod),
         overhead: Some(resources::overhead(pod, &config.resources)),
         resources: Some(resources::sandbox_resources(pod, &config.resources)),
@@ -97,14 +99,18 @@ fn sysctls(pod: &DesiredPod) -> BTreeMap<String, String> {
     set.map(|s| (pod::sysctl::normalize(&s.name), s.value.clone())).collect()
 }
 
-fn sandbox_security(pod: &DesiredPod, userns: UserNamespace) -> Result<LinuxSandboxSecurityContext, SecurityError> {
+fn sandbox_security(
+    pod: &DesiredPod,
+    userns: UserNamespace,
+    volume_groups: Vec<i64>,
+) -> Result<LinuxSandboxSecurityContext, SecurityError> {
     let sc = pod.spec().security_context.clone().unwrap_or_default();
     Ok(LinuxSandboxSecurityContext {
         namespace_options: Some(security::namespaces(pod, userns)),
         selinux_options: sc.se_linux_options.as_ref().map(security::selinux),
         run_as_user: sc.run_as_user.map(|value| Int64Value { value }),
         run_as_group: sc.run_as_group.map(|value| Int64Value { value }),
-        supplemental_groups: security::supplemental_groups(pod),
+        supplemental_groups: security::supplemental_groups(pod).into_iter().chain(volume_groups).collect(),
         supplemental_groups_policy: security::groups_policy(pod)?,
         privileged: security::has_privileged_container(pod),
         // Whatever the containers ask for: the sandbox process needs no more.

@@ -26,7 +26,7 @@ use crate::{
     hooks::{self, HookSite},
     hostname::Hostname,
     names,
-    runtime::Runtime,
+    runtime::{Runtime, SandboxRequest},
     stop::StopRequest,
 };
 
@@ -52,6 +52,8 @@ pub struct StartRequest<'a> {
     pub image: &'a ResolvedImage,
     /// Those of volumes: /etc/hosts and the termination log are added here.
     pub mounts: &'a [ContainerMount],
+    /// Supplemental groups that volumes ask for.
+    pub volume_groups: &'a [i64],
     /// Block volumes and plugins' devices.
     pub devices: &'a [ContainerDevice],
 }
@@ -78,8 +80,12 @@ impl Runtime {
         let handler = request.sandbox.runtime_handler.as_str();
         let userns = self.user_namespace(pod, handler).await?;
         let dns = self.dns(pod).await;
-        let sandbox =
-            self.sandbox_config(pod, request.sandbox.attempt, request.cgroup_parent, dns.config, userns.clone())?;
+        let made_with = SandboxRequest {
+            attempt: request.sandbox.attempt,
+            cgroup_parent: request.cgroup_parent,
+            volume_groups: request.volume_groups,
+        };
+        let sandbox = self.sandbox_config(pod, made_with, dns.config, userns.clone())?;
         let env = self.environment(request, &container).await?;
         let mounts = self.own_mounts(request, &container)?;
         let input = ContainerInput {
@@ -88,6 +94,7 @@ impl Runtime {
             env: &env,
             mounts: &mounts,
             devices: request.devices,
+            volume_groups: request.volume_groups,
             userns,
             target: target(request)?,
             allocatable_memory: request.allocatable.get("memory").map_or(0, |q| Quantity::of(q).value()),

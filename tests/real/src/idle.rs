@@ -14,7 +14,11 @@ const WATCHED: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_secs(20);
 
 pub fn group() -> Group {
-    Group { name: "idle", runtime: Runtime::Containerd2, tests: vec![("an_idle_agent_is_small_and_quiet", small_and_quiet)] }
+    Group {
+        name: "idle",
+        runtime: Runtime::Containerd2,
+        tests: vec![("an_idle_agent_is_small_and_quiet", small_and_quiet)],
+    }
 }
 
 #[derive(Debug)]

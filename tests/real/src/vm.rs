@@ -93,7 +93,11 @@ fn becomes_ready(w: &mut World) -> Result<()> {
         let node = w.kubectl().json(&["get", "node", NAME])?;
         let info = &node["status"]["nodeInfo"];
         expect(info["osImage"].as_str().is_some_and(|o| o.contains("Debian")), &info["osImage"])?;
-        expect_eq(info["bootID"].as_str(), Some(vm.ssh(&["cat", "/proc/sys/kernel/random/boot_id"])?.trim()), "boot id")?;
+        expect_eq(
+            info["bootID"].as_str(),
+            Some(vm.ssh(&["cat", "/proc/sys/kernel/random/boot_id"])?.trim()),
+            "boot id",
+        )?;
         expect_eq(node["status"]["addresses"][0]["address"].as_str(), Some(vm.ip.as_str()), "address")
     })
 }
@@ -111,10 +115,22 @@ fn pod_in_slice(w: &mut World) -> Result<()> {
         // A weight of the container itself is the runtime's business, how it converts shares changes with runc.
         let files = ["memory.max", "cpu.max", "cpu.weight"];
         let guaranteed = slice("", &pods[0]);
-        expect_eq(read(vm, &guaranteed, &files)?, ["67108864", "25000 100000", "10"].map(String::from).to_vec(), "guaranteed")?;
-        expect_eq(read(vm, &scope(&guaranteed, &pods[0]), &files[..2])?, ["67108864", "25000 100000"].map(String::from).to_vec(), "container")?;
+        expect_eq(
+            read(vm, &guaranteed, &files)?,
+            ["67108864", "25000 100000", "10"].map(String::from).to_vec(),
+            "guaranteed",
+        )?;
+        expect_eq(
+            read(vm, &scope(&guaranteed, &pods[0]), &files[..2])?,
+            ["67108864", "25000 100000"].map(String::from).to_vec(),
+            "container",
+        )?;
         let burstable = slice("burstable-", &pods[1]);
-        expect_eq(read(vm, &burstable, &files)?, ["33554432", "max 100000", "4"].map(String::from).to_vec(), "burstable")?;
+        expect_eq(
+            read(vm, &burstable, &files)?,
+            ["33554432", "max 100000", "4"].map(String::from).to_vec(),
+            "burstable",
+        )?;
         let besteffort = slice("besteffort-", &pods[2]);
         expect_eq(read(vm, &besteffort, &files)?, ["max", "max 100000", "1"].map(String::from).to_vec(), "besteffort")?;
         let tiers = "kubepods.slice kubepods-burstable.slice kubepods-besteffort.slice";
@@ -145,14 +161,24 @@ fn daemon_reload(w: &mut World) -> Result<()> {
 fn reached(w: &mut World) -> Result<()> {
     on_vm(w, |_| {
         let k = w.kubectl();
-        let pods = start(w, &[vm_pod("server", &[("app", "echo begun; mkdir /www; echo hello >/www/index.html; httpd -f -p 8080 -h /www")])])?;
+        let pods = start(
+            w,
+            &[vm_pod(
+                "server",
+                &[("app", "echo begun; mkdir /www; echo hello >/www/index.html; httpd -f -p 8080 -h /www")],
+            )],
+        )?;
         expect_eq(k.run(&["logs", "server"])?, "begun\n".into(), "logs")?;
         expect_eq(k.run(&["exec", "server", "--", "echo", "out"])?, "out\n".into(), "exec")?;
         let url = format!("http://{}:8080/", pods[0]["status"]["podIP"].as_str().unwrap_or_default());
         let mut client = shell_pod("client", &[("app", &format!("wget -qO- {url} && sleep 100000"))]);
         client["spec"]["nodeName"] = json!(w.node_name());
         start(w, &[client])?;
-        wait::until("the other node's pod to be answered", wait::LONG, || Ok(k.run(&["logs", "client"])? == "hello\n"))?;
+        wait::until(
+            "the other node's pod to be answered",
+            wait::LONG,
+            || Ok(k.run(&["logs", "client"])? == "hello\n"),
+        )?;
         w.delete_pods(&["server", "client"])
     })
 }
@@ -190,7 +216,10 @@ fn restarts_adopt(w: &mut World) -> Result<()> {
         let before = picture(w, &names)?;
         let pids = || vm.ssh(&[&format!("cat {}/cri-containerd-*.scope/cgroup.procs", slice("", &pods[0]).display())]);
         let processes = pids()?;
-        for (how, probe) in [("systemctl kill -s KILL kubelet; sleep 1; systemctl restart kubelet", "after-kill"), ("systemctl restart kubelet", "after-restart")] {
+        for (how, probe) in [
+            ("systemctl kill -s KILL kubelet; sleep 1; systemctl restart kubelet", "after-kill"),
+            ("systemctl restart kubelet", "after-restart"),
+        ] {
             vm.ssh(&[how])?;
             start(w, &[vm_pod(probe, &[("app", "sleep 100000")])])?;
             w.delete_pods(&[probe])?;

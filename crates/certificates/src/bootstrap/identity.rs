@@ -10,11 +10,11 @@ use crate::follow::Files;
 /// Task: has the client read them again whenever one of them changes. Ends only when dropped.
 pub async fn follow_identity(kubeconfig: &Path, api: &ApiServer) {
     loop {
-        // Another kubeconfig may name other files.
+        // Another kubeconfig may name other files. They are noted before they are loaded: no change falls between.
         let mut files = Files::new(files_of(kubeconfig));
-        files.changed().await;
         if let Err(error) = api.reload_if_changed().await {
             tracing::warn!(%error, "changed client credentials not taken");
         }
+        files.changed().await;
     }
 }

@@ -69,8 +69,6 @@ struct UserBody {
     client_certificate_data: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_key: Option<PathBuf>,
-    #[serde(rename = "tokenFile", skip_serializing_if = "Option::is_none")]
-    token_file: Option<PathBuf>,
 }
 
 /// Not even a certificate is for logs.
@@ -146,13 +144,13 @@ fn client_certificate(path: &Path) -> Result<Vec<u8>> {
     fs::read(&file).map_err(|source| CertificateError::Read { path: file, source })
 }
 
-/// The kubeconfig and the files that it names.
+/// The kubeconfig and the files that it names, but for a token's: the client reads that one again by itself.
 pub fn files_of(path: &Path) -> Vec<PathBuf> {
     let mut files = vec![path.to_owned()];
     let Ok(config) = read(path) else { return files };
     let cluster = config.cluster().and_then(|c| c.get("certificate-authority")).and_then(|ca| ca.as_str());
     let user = config.user();
-    let of_user = user.into_iter().flat_map(|u| [&u.client_certificate, &u.client_key, &u.token_file]).flatten();
+    let of_user = user.into_iter().flat_map(|u| [&u.client_certificate, &u.client_key]).flatten();
     let named = cluster.map(Path::new).into_iter().chain(of_user.map(PathBuf::as_path));
     files.extend(named.map(|file| path.parent().unwrap_or(Path::new("")).join(file)));
     files
@@ -265,9 +263,12 @@ users:
     fn the_files_of_a_kubeconfig_are_those_it_names() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kubelet.conf");
-        fs::write(&path, BOOTSTRAP.replace("token: abcdef.0123456789abcdef", "client-certificate: /pki/c.pem, tokenFile: t"))
-            .unwrap();
-        let expected = [path.clone(), dir.path().join("ca.crt"), PathBuf::from("/pki/c.pem"), dir.path().join("t")];
+        fs::write(
+            &path,
+            BOOTSTRAP.replace("token: abcdef.0123456789abcdef", "client-certificate: /pki/c.pem, client-key: k"),
+        )
+        .unwrap();
+        let expected = [path.clone(), dir.path().join("ca.crt"), PathBuf::from("/pki/c.pem"), dir.path().join("k")];
         assert_eq!(files_of(&path), expected);
         assert_eq!(files_of(Path::new("/nowhere")), [PathBuf::from("/nowhere")]);
     }

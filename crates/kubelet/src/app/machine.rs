@@ -3,10 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr, path::Path, time::Duration};
 
 use anyhow::{Context, bail};
-use cgroups::{Amount, Cgroups, Config as CgroupsConfig, Driver, NodeResources, Version};
+use cgroups::{Cgroups, Config as CgroupsConfig, Driver, Version};
 use cri::Cri;
 use host::{MachineFacts, RootDir, addresses::NodeIp};
-use images::{ImagesConfig, PullLimits};
 use node::{HardEviction, NodeConfig, NodeFacts, Threshold};
 use pod::{
     backoff::BackoffLimits,
@@ -14,7 +13,10 @@ use pod::{
     sysctl::SysctlPolicy,
 };
 use pod_workers::DispatcherConfig;
-use runtime::{RuntimeConfig, resources::ResourceRules};
+use runtime::{
+    RuntimeConfig,
+    resources::{MemoryQos, ResourceRules, SwapBehavior},
+};
 
 use crate::options::Options;
 
@@ -110,7 +112,7 @@ pub(super) fn node_config(options: &Options, root: &RootDir) -> anyhow::Result<N
     })
 }
 
-fn amounts(field: &str, list: &BTreeMap<String, String>) -> anyhow::Result<Amounts> {
+pub(super) fn amounts(field: &str, list: &BTreeMap<String, String>) -> anyhow::Result<Amounts> {
     list.iter()
         .map(|(name, text)| Ok((name.clone(), quantity(text).with_context(|| format!("{field}[{name}]"))?)))
         .collect()
@@ -130,40 +132,14 @@ fn hard_eviction(options: &Options) -> anyhow::Result<HardEviction> {
     let threshold = |signal: &str| -> anyhow::Result<Option<Threshold>> {
         let Some(text) = options.config.eviction_hard.get(signal) else { return Ok(None) };
         let parsed = match text.strip_suffix('%') {
-            Some(percent) => Threshold::Share(percent.parse::<f64>().with_context(|| format!("evictionHard[{signal}]"))? / 100.0),
+            Some(percent) => {
+                Threshold::Share(percent.parse::<f64>().with_context(|| format!("evictionHard[{signal}]"))? / 100.0)
+            }
             None => Threshold::Amount(quantity(text).with_context(|| format!("evictionHard[{signal}]"))?),
         };
         Ok(Some(parsed))
     };
     Ok(HardEviction { memory: threshold("memory.available")?, nodefs: threshold("nodefs.available")? })
-}
-
-/// kubepods and the QoS groups, limited to what the machine has less what is reserved.
-pub(super) async fn ensure_node_cgroups(
-    cgroups: &Cgroups,
-    options: &Options,
-    facts: &NodeFacts,
-    machine: &MachineFacts,
-) -> anyhow::Result<()> {
-    let (kube, system) = options.reserved();
-    let (kube, system) = (amounts("kubeReserved", &kube)?, amounts("systemReserved", &system)?);
-    let of = |list: &Amounts, name: &str| list.get(name).copied();
-    let sum = |name: &str, value: fn(&Quantity) -> i64| {
-        [&kube, &system].into_iter().filter_map(|list| of(list, name)).map(|q| value(&q)).sum::<i64>()
-    };
-    let capacity = Amount {
-        milli_cpu: of(&facts.capacity, "cpu").map_or(i64::from(machine.num_cpus) * 1000, |q| q.milli_value()),
-        memory: of(&facts.capacity, "memory").map_or(machine.memory_bytes as i64, |q| q.value()),
-        pids: machine.max_pids.and_then(|p| i64::try_from(p).ok()),
-        hugepages: machine.hugepages.iter().map(|h| (h.page_size, h.page_size * h.pages)).collect(),
-    };
-    let reserved = Amount {
-        milli_cpu: sum("cpu", |q| q.milli_value()),
-        memory: sum("memory", |q| q.value()),
-        pids: None,
-        hugepages: BTreeMap::new(),
-    };
-    cgroups.ensure_node(&NodeResources { capacity, reserved }).await.context("cannot make the node's cgroups")
 }
 
 pub(super) fn runtime_config(
@@ -181,9 +157,17 @@ pub(super) fn runtime_config(
         cpu_cfs_quota_period: config.cpu_cfs_quota_period.std(),
         single_process_oom_kill: config.single_process_oom_kill.unwrap_or(!v2),
         memory_capacity: facts.capacity.get("memory").map_or(machine.memory_bytes as i64, |q| q.value()),
+        swap: match config.memory_swap.swap_behavior.as_str() {
+            "LimitedSwap" => SwapBehavior::LimitedSwap,
+            _ => SwapBehavior::NoSwap,
+        },
+        swap_controller: runtime::machine::swap_controller(v2),
         swap_capacity: machine.swap_bytes as i64,
+        memory_qos: options.gates.enabled("MemoryQoS").then(|| MemoryQos {
+            tiered_reservation: config.memory_reservation_policy == "TieredReservation",
+            throttling_factor: config.memory_throttling_factor,
+        }),
         huge_page_sizes: machine.hugepages.iter().filter_map(|h| i64::try_from(h.page_size).ok()).collect(),
-        ..ResourceRules::default()
     };
     let node_ips = facts.host_ips.iter().filter_map(|ip| ip.parse().ok()).collect();
     Ok(RuntimeConfig {
@@ -193,32 +177,16 @@ pub(super) fn runtime_config(
         node_ips,
         seccomp_default: options.seccomp_default,
         resources,
+        masked_paths: runtime::machine::masked_paths(),
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
-        ids_per_pod: config.user_namespaces.as_ref().and_then(|u| u.ids_per_pod).and_then(|n| u32::try_from(n).ok()).unwrap_or(65_536),
+        ids_per_pod: config
+            .user_namespaces
+            .as_ref()
+            .and_then(|u| u.ids_per_pod)
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(65_536),
         ..RuntimeConfig::new(root.clone())
     })
-}
-
-pub(super) fn images_config(options: &Options) -> ImagesConfig {
-    let config = &options.config;
-    let parallel = match (config.serialize_image_pulls, config.max_parallel_image_pulls) {
-        (true, _) => Some(1),
-        (false, limit) => limit.and_then(|n| usize::try_from(n).ok()),
-    };
-    let home = std::env::var_os("HOME").map(std::path::PathBuf::from);
-    let mut files = Vec::new();
-    for dir in [Some(options.flags.root_dir.clone()), home.map(|h| h.join(".docker"))].into_iter().flatten() {
-        files.extend([dir.join("config.json"), dir.join(".dockercfg")]);
-    }
-    ImagesConfig {
-        limits: PullLimits {
-            parallel,
-            per_second: f64::from(config.registry_pull_qps),
-            burst: config.registry_burst.max(1) as u32,
-        },
-        node_config_files: files,
-        node_status_max: usize::try_from(config.node_status_max_images).ok(),
-    }
 }
 
 pub(super) fn dispatcher_config(
@@ -232,7 +200,8 @@ pub(super) fn dispatcher_config(
         backoff.initial = backoff.initial.min(backoff.cap);
     }
     let sysctls = SysctlPolicy::new(kernel(&machine.kernel_version), &options.config.allowed_unsafe_sysctls);
-    let app_armor = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with('Y'));
+    let app_armor =
+        std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with('Y'));
     match sysctls {
         Ok(sysctls) => Ok(DispatcherConfig { backoff, needs_node, sysctls, app_armor }),
         Err(error) => bail!("allowedUnsafeSysctls: {error}"),

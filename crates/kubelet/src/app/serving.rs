@@ -8,18 +8,21 @@ use std::{
 
 use anyhow::Context;
 use apiserver::ApiServer;
-use certificates::{ClientCa, Serving, ServingConfig};
+use certificates::{
+    ClientCa, Serving, ServingCertificate, ServingConfig,
+    bootstrap::{PairStore, ServingRotation},
+};
 use cgroups::Cgroups;
 use cri::Cri;
 use host::{Clock, RootDir};
-use node::NodeFacts;
+use k8s_openapi::api::core::v1::Node;
 use pleg::Pleg;
 use pod::PodUid;
 use server::{
     Authenticator, Authorizer, HealthCheck, Listeners, Observed, PodRow, Server, ServerConfig, ServerDeps, TlsListener,
     authz::Remember, bind, reviews,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
 
 use crate::{logging, options::Options};
 
@@ -41,7 +44,6 @@ impl MirrorUids {
     }
 }
 
-/// None where neither the server nor healthz is wanted.
 #[allow(clippy::too_many_arguments)] // the wiring's one call
 pub(super) async fn start(
     options: &Options,
@@ -53,9 +55,9 @@ pub(super) async fn start(
     pleg: &Pleg,
     view: pod_workers::PodsView,
     mirrors: MirrorUids,
-    node: &watch::Receiver<Arc<NodeFacts>>,
-) -> anyhow::Result<Option<Server>> {
-    let listeners = listeners(options, node).await?;
+    certificate: Serving,
+) -> anyhow::Result<Server> {
+    let listeners = listeners(options, certificate).await?;
     let rows = move || {
         let row = |v: &Arc<pod_workers::PodView>| PodRow {
             desired: v.desired.clone(),
@@ -78,9 +80,12 @@ pub(super) async fn start(
         health: vec![HealthCheck::new("syncloop", move || health.health())],
         configz: Arc::new(move || configz.clone()),
         set_verbosity: Arc::new(logging::set_verbosity),
-        flags: { let flags = options.flagz(); Arc::new(move || flags.clone()) },
+        flags: {
+            let flags = options.flagz();
+            Arc::new(move || flags.clone())
+        },
     };
-    Ok(Some(Server::spawn(deps, server_config(options, root), listeners)))
+    Ok(Server::spawn(deps, server_config(options, root), listeners))
 }
 
 fn server_config(options: &Options, root: &RootDir) -> ServerConfig {
@@ -103,7 +108,13 @@ fn authenticator(options: &Options, clock: Clock, api: Option<&ApiServer>) -> Au
     let auth = &options.config.authentication;
     let review = api.filter(|_| auth.webhook.enabled).map(|api| reviews::tokens(api.clone(), Vec::new()));
     let ca = ClientCa::from_file(&auth.x509.client_ca_file);
-    Authenticator::new(clock, Arc::new(move || ca.verifier()), review, auth.anonymous.enabled, auth.webhook.cache_ttl.std())
+    Authenticator::new(
+        clock,
+        Arc::new(move || ca.verifier()),
+        review,
+        auth.anonymous.enabled,
+        auth.webhook.cache_ttl.std(),
+    )
 }
 
 /// Without an API server nobody can be asked: then only AlwaysAllow lets anybody in.
@@ -122,10 +133,7 @@ fn authorizer(options: &Options, clock: Clock, api: Option<ApiServer>) -> Author
     }
 }
 
-async fn listeners(
-    options: &Options,
-    node: &watch::Receiver<Arc<NodeFacts>>,
-) -> anyhow::Result<Listeners> {
+async fn listeners(options: &Options, certificate: Serving) -> anyhow::Result<Listeners> {
     let config = &options.config;
     let socket = |address: &str, port: i32| -> anyhow::Result<SocketAddr> {
         let ip: IpAddr = address.parse().with_context(|| format!("{address:?} is no address"))?;
@@ -134,8 +142,7 @@ async fn listeners(
     let mut listeners = Listeners::default();
     if config.enable_server {
         let listener = bind(socket(&config.address, config.port)?).await?;
-        let tls = serving_certificate(options, &node.borrow().host_ips)?;
-        listeners.main = Some(TlsListener { listener, tls: Arc::new(move || tls.config()) });
+        listeners.main = Some(TlsListener { listener, tls: Arc::new(move || certificate.config()) });
         if config.read_only_port > 0 {
             listeners.read_only = Some(bind(socket(&config.address, config.read_only_port)?).await?);
         }
@@ -146,8 +153,21 @@ async fn listeners(
     Ok(listeners)
 }
 
-/// The files given, or a certificate that the node signs itself.
-fn serving_certificate(options: &Options, host_ips: &[String]) -> anyhow::Result<Serving> {
+/// What a certificate that the cluster signs is asked for with.
+pub(super) struct Cluster<'a> {
+    pub api: &'a ApiServer,
+    pub node: watch::Receiver<Option<Arc<Node>>>,
+}
+
+/// serverTLSBootstrap: a certificate that the cluster signs, kept by a task. Else the files given, or a certificate
+/// that the node signs itself.
+pub(super) fn certificate(
+    options: &Options,
+    clock: Clock,
+    host_ips: &[String],
+    cluster: Option<Cluster<'_>>,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<Serving> {
     let config = &options.config;
     let given = !config.tls_cert_file.is_empty() && !config.tls_private_key_file.is_empty();
     let serving = ServingConfig {
@@ -157,10 +177,24 @@ fn serving_certificate(options: &Options, host_ips: &[String]) -> anyhow::Result
         ips: host_ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
         min_version: config.tls_min_version.clone(),
         cipher_suites: config.tls_cipher_suites.clone(),
-        ..ServingConfig::default()
+        curve_preferences: config.tls_curve_preferences.clone(),
     };
     let asks = !config.authentication.x509.client_ca_file.is_empty();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let clients = asks.then(|| server::tls::request_client_certificate(provider));
-    Ok(Serving::new(&serving, clients)?)
+    let rotates = config.server_tls_bootstrap && options.gates.enabled("RotateKubeletServerCertificate");
+    let Some(Cluster { api, node }) = cluster.filter(|_| rotates) else {
+        return Ok(Serving::new(&serving, clients)?);
+    };
+    let certificate = ServingCertificate::default();
+    let rotation = ServingRotation {
+        api: api.clone(),
+        store: PairStore::serving(&options.flags.cert_dir),
+        node_name: options.node_name.clone(),
+        clock,
+        serving: certificate.clone(),
+        node,
+    };
+    tasks.spawn(rotation.run());
+    Ok(Serving::with_certificate(&certificate, &serving, clients)?)
 }

@@ -2,11 +2,7 @@
 //! those that completed may be gone from the runtime.
 
 use super::{Plan, PlanInput, definition_changed, stop, stop_unknown, try_start};
-use crate::{
-    ContainerState, Containers, ObservedContainer, SandboxId, Verdict,
-    api::Container,
-    desired::init_kind,
-};
+use crate::{ContainerState, Containers, ObservedContainer, SandboxId, Verdict, api::Container, desired::init_kind};
 
 pub(super) enum Progress {
     /// Regular containers may start.
@@ -79,7 +75,10 @@ fn start_in_order(input: &PlanInput, plan: &mut Plan, mut to_start: Vec<usize>) 
 }
 
 fn is_stopping(input: &PlanInput, name: &str) -> bool {
-    input.observed.newest(name).is_some_and(|o| input.in_flight.stopping.contains(&o.id) && o.state == ContainerState::Running)
+    input
+        .observed
+        .newest(name)
+        .is_some_and(|o| input.in_flight.stopping.contains(&o.id) && o.state == ContainerState::Running)
 }
 
 /// The newest container of that name in the current sandbox: those of an earlier sandbox do not count.

@@ -5,10 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{
-    ContainerProbes, ObservedSandbox, PodKey, PodUid, SandboxId, Source,
-    time::Timestamp,
-};
+use crate::{ContainerProbes, ObservedSandbox, PodKey, PodUid, SandboxId, Source, time::Timestamp};
 
 /// A pod, what the runtime shows of it, and everything else a plan rests on.
 struct Case {
@@ -243,7 +240,8 @@ fn init_containers_run_one_by_one_before_the_others() {
 
 #[test]
 fn a_failed_init_container_ends_a_pod_that_never_restarts_and_is_retried_otherwise() {
-    let spec = |p: &str| json!({"restartPolicy": p, "initContainers": [{"name": "i"}], "containers": [{"name": "app"}]});
+    let spec =
+        |p: &str| json!({"restartPolicy": p, "initContainers": [{"name": "i"}], "containers": [{"name": "app"}]});
     assert!(case(spec("Never")).exited("i", 1).plan().complete);
     assert_eq!(case(spec("Always")).exited("i", 1).starts(), ["i"]);
 }
@@ -298,4 +296,38 @@ fn a_container_that_was_made_but_never_started_is_removed_before_its_place_is_ta
     going.in_flight.stopping.insert(ContainerId::new("app-0"));
     assert_eq!((going.starts().len(), going.stops().len()), (0, 0));
     assert_eq!(one("Always").plan().start[0].restart_count, 0);
+}
+
+/// Three containers; `app` asks with exit code 42 for everything to begin anew.
+fn with_restart_all() -> Case {
+    let rule = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    case(json!({"restartPolicy": "Never", "initContainers": [{"name": "init"}], "containers": [
+        {"name": "app", "image": "i", "restartPolicy": "Never", "restartPolicyRules": rule}, {"name": "other", "image": "i"}]}))
+}
+
+#[test]
+fn an_exit_may_ask_for_all_containers_to_begin_anew() {
+    let c = with_restart_all().exited("init", 0).running("other").exited("app", 42);
+    assert_eq!(c.plan(), Plan { restart_all: true, ..Plan::default() });
+    let other_code = with_restart_all().exited("init", 0).running("other").exited("app", 1);
+    assert!(!other_code.plan().restart_all);
+    let mut under_way = c;
+    under_way.in_flight.restart_all = true;
+    assert_eq!(under_way.plan(), Plan::default());
+}
+
+#[test]
+fn when_all_containers_are_removed_the_first_init_container_starts() {
+    assert_eq!(with_restart_all().starts(), ["init"]);
+}
+
+#[test]
+fn those_that_asked_to_begin_anew_are_removed_last() {
+    let c = with_restart_all().exited("init", 0).exited("app", 1).exited("app", 42).running("other");
+    let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": c.spec});
+    let desired = DesiredPod::new(Source::Api, std::sync::Arc::new(serde_json::from_value(pod).unwrap())).unwrap();
+    let mut observed = ObservedPod::empty(PodUid::new("u"), PodKey::new("n", "p"));
+    observed.containers = c.containers;
+    let order: Vec<_> = crate::restart_all::order(&desired, &observed).into_iter().map(|o| o.id.to_string()).collect();
+    assert_eq!(order, ["app-0", "other-0", "init-0", "app-1"]);
 }

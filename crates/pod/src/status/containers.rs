@@ -177,6 +177,9 @@ impl Listing<'_> {
             ..ContainerStatus::default()
         };
         let Some(old) = old else { return status };
+        if self.input.is_restarting_all() && !is_waiting(old) {
+            return removed_to_restart(old, status);
+        }
         if terminated(old).is_some() {
             return old.clone();
         }
@@ -208,7 +211,12 @@ impl Listing<'_> {
         if is_init && seen.is_some_and(|c| c.state == Observed::Exited && c.exit_code == 0) {
             return;
         }
-        if kind == Containers::Init && seen.is_none() && is_waiting(status) && self.any_regular_made() {
+        if kind == Containers::Init
+            && seen.is_none()
+            && is_waiting(status)
+            && self.any_regular_made()
+            && !self.input.is_restarting_all()
+        {
             status.state = Some(ended(ContainerStateTerminated {
                 reason: Some(reason::COMPLETED.to_owned()),
                 message: Some("Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally".to_owned()),
@@ -320,6 +328,19 @@ impl Listing<'_> {
             })
             .collect();
         (!mounts.is_empty()).then_some(mounts)
+    }
+}
+
+/// Its own end, if it had one, counts no more: it begins anew with all the others.
+fn removed_to_restart(old: &ContainerStatus, fresh: ContainerStatus) -> ContainerStatus {
+    let message = "The container is removed because RestartAllContainers in place";
+    let why = reason::RESTARTING_ALL_CONTAINERS;
+    let base = if terminated(old).is_some() { old.clone() } else { fresh };
+    ContainerStatus {
+        state: Some(waiting(why, message)),
+        last_state: Some(ended(ContainerStateTerminated { reason: Some(why.to_owned()), ..lost(message) })),
+        restart_count: old.restart_count + 1,
+        ..base
     }
 }
 

@@ -7,11 +7,11 @@ use k8s_openapi::{
 
 use super::containers::terminated;
 use crate::{
-    Containers, DesiredPod,
-    conditions::{self, could_restart_all},
+    Containers, DesiredPod, conditions,
     desired::init_kind,
     quantity::{ApiList, Quantity},
     restart::after_exit,
+    restart_all,
     time::Timestamp,
 };
 
@@ -110,7 +110,7 @@ pub fn says_the_same(a: &PodStatus, b: &PodStatus) -> bool {
 /// A container that has ended for good may not come back to life: Err names it. Such a status is a bug of ours and
 /// must not reach the API.
 pub fn check_transition(desired: &DesiredPod, old: &PodStatus, new: &PodStatus) -> Result<(), String> {
-    if desired.restart_policy() == "Always" || could_restart_all(desired) {
+    if desired.restart_policy() == "Always" || restart_all::is_possible(desired) {
         return Ok(());
     }
     let check = |containers: &[Container],

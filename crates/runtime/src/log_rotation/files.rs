@@ -68,8 +68,7 @@ fn compress(path: &Path) -> Result<(), FilesError> {
 fn write_compressed(from: &Path, to: &Path) -> Result<(), FilesError> {
     // A link in the place of a log could make any file of the node readable.
     let mut options = OpenOptions::new();
-    let mut source =
-        options.read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(from).during("open", from)?;
+    let mut source = options.read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(from).during("open", from)?;
     let mode = source.metadata().during("look at", from)?.permissions();
     let target = File::create(to).during("create", to)?;
     target.set_permissions(mode).during("set the mode of", to)?;

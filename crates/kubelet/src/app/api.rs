@@ -1,0 +1,54 @@
+//! The agent's identity towards the API server: got by bootstrap, followed on disk, rotated.
+
+use anyhow::Context;
+use apiserver::{ApiServer, ClientOptions};
+use certificates::bootstrap::{ClientRotation, FirstIdentity, PairStore, ensure_identity, follow_identity};
+use host::Clock;
+use tokio::task::JoinSet;
+
+use crate::options::Options;
+
+/// None in standalone mode. With a bootstrap kubeconfig it waits until the node has its own certificate.
+pub(super) async fn connect(options: &Options, clock: Clock) -> anyhow::Result<Option<ApiServer>> {
+    let Some(kubeconfig) = &options.flags.kubeconfig else {
+        tracing::info!("standalone: no kubeconfig is given, only static pods run");
+        return Ok(None);
+    };
+    if let Some(bootstrap) = &options.flags.bootstrap_kubeconfig {
+        let wanted = FirstIdentity {
+            bootstrap_kubeconfig: bootstrap.clone(),
+            kubeconfig: kubeconfig.clone(),
+            cert_dir: options.flags.cert_dir.clone(),
+            node_name: options.node_name.clone(),
+        };
+        let identity = ensure_identity(&wanted, client_options(options), clock).await;
+        identity.with_context(|| format!("no identity by --bootstrap-kubeconfig {}", bootstrap.display()))?;
+    }
+    let api = ApiServer::from_kubeconfig(kubeconfig, client_options(options)).await;
+    Ok(Some(api.with_context(|| format!("cannot use --kubeconfig {}", kubeconfig.display()))?))
+}
+
+fn client_options(options: &Options) -> ClientOptions {
+    let config = &options.config;
+    ClientOptions {
+        qps: f64::from(config.kube_api_qps),
+        burst: config.kube_api_burst.max(1) as u32,
+        event_qps: f64::from(config.event_record_qps),
+        event_burst: config.event_burst.max(1) as u32,
+        ..ClientOptions::default()
+    }
+}
+
+/// The tasks that keep the client's credentials up to date.
+pub(super) fn keep_identity(options: &Options, api: &ApiServer, clock: Clock, tasks: &mut JoinSet<()>) {
+    let Some(kubeconfig) = options.flags.kubeconfig.clone() else { return };
+    if options.config.rotate_certificates {
+        let store = PairStore::client(&options.flags.cert_dir);
+        let node_name = options.node_name.clone();
+        let rotation = ClientRotation { api: api.clone(), store, node_name, clock };
+        let kubeconfig = kubeconfig.clone();
+        tasks.spawn(async move { rotation.run(&kubeconfig).await });
+    }
+    let api = api.clone();
+    tasks.spawn(async move { follow_identity(&kubeconfig, &api).await });
+}
