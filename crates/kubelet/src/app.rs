@@ -233,7 +233,7 @@ async fn hand_on(
             SourceEvent::Removed(uid) => PodCommand::Removed(uid),
             SourceEvent::Mirror { static_uid, mirror } => {
                 mirrors.set(&static_uid, mirror.as_ref().and_then(|m| m.metadata.uid.as_deref()).map(pod::PodUid::new));
-                status.mirror(&static_uid, mirror.map(|pod| Arc::from(pod)));
+                status.mirror(&static_uid, mirror.map(Arc::from));
                 continue;
             }
             SourceEvent::Synced(source) => {

@@ -53,7 +53,7 @@ pub(crate) async fn refresh_volumes(parts: Parts, desired: DesiredPod) -> Done {
     if let Err(error) = parts.volumes.mount(&desired).boxed().await {
         tracing::warn!(pod = %desired.key, %error, "volumes not refreshed");
     }
-    Done::Pruned
+    Done::Refreshed
 }
 
 pub(crate) async fn create_sandbox(parts: Parts, desired: DesiredPod, setup: Arc<Setup>, attempt: u32) -> Done {
@@ -67,11 +67,20 @@ pub(crate) async fn create_sandbox(parts: Parts, desired: DesiredPod, setup: Arc
     }))
 }
 
-/// Whatever went wrong before, the next plan must see what there is now.
-pub(crate) async fn relist(parts: &Parts, desired: &DesiredPod) {
-    if let Err(error) = parts.pleg.relist(&desired.uid).await {
-        tracing::debug!(pod = %desired.key, %error, "no fresh picture after an action");
+const LOOKS: usize = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+
+/// Whatever went wrong before, the next plan must see what there is now. Gives up after a while: names that the runtime
+/// has reserved then keep a plan from an old picture from doing a thing twice. Returns whether there is a picture.
+pub(crate) async fn relist(parts: &Parts, desired: &DesiredPod) -> bool {
+    for look in 1..=LOOKS {
+        match parts.pleg.relist(&desired.uid).await {
+            Ok(_) => return true,
+            Err(error) => tracing::debug!(pod = %desired.key, %error, look, "no fresh picture after an action"),
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
     }
+    false
 }
 
 pub(crate) async fn start(

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,6 +20,7 @@ use crate::{
     inbox::{End, Inbox},
     parts::Parts,
     qos, remains,
+    view::PodView,
     worker::Worker,
 };
 
@@ -55,7 +57,8 @@ pub struct Dispatcher {
     tasks: JoinSet<PodUid>,
     /// What is not one pod's: the first sweep, the QoS classes.
     helpers: JoinSet<()>,
-    /// A static pod whose predecessor of the same name is still being taken down.
+    /// Pods whose predecessor is still being taken down: a static pod of the same name, or the pod itself, which was
+    /// removed and came back.
     successors: HashMap<PodKey, DesiredPod>,
     /// Pods that wait for node facts before they can be admitted, in order of arrival.
     unadmitted: Vec<DesiredPod>,
@@ -101,8 +104,8 @@ impl Dispatcher {
                 Some(Err(error)) = self.helpers.join_next(), if !self.helpers.is_empty() => {
                     tracing::error!(%error, "a helper of the pod workers ended abnormally");
                 }
-                _ = orphans.changed() => {}
-                _ = node.changed() => self.admit_waiting(),
+                Ok(()) = orphans.changed() => {}
+                Ok(()) = node.changed() => self.admit_waiting(),
             }
             if self.sources_ready {
                 let unwanted = orphans.borrow_and_update().clone();
@@ -115,6 +118,7 @@ impl Dispatcher {
         match command {
             PodCommand::Set(desired) => self.set(desired),
             PodCommand::Removed(uid) => self.removed(&uid),
+            PodCommand::SourcesReady if self.sources_ready => {} // a source has listed anew
             PodCommand::SourcesReady => {
                 self.sources_ready = true;
                 self.sweep_leftovers();
@@ -130,15 +134,17 @@ impl Dispatcher {
 
     fn set(&mut self, desired: DesiredPod) {
         if let Some(inbox) = self.workers.get(&desired.uid) {
-            inbox.send_modify(|inbox| {
-                inbox.desired = desired;
-                inbox.removed = false;
-            });
+            if inbox.borrow().removed {
+                // Its end has begun, and nothing takes that back: a manifest that is put back is a new start.
+                self.successors.insert(desired.key.clone(), desired);
+            } else {
+                inbox.send_modify(|inbox| inbox.desired = desired);
+            }
             return;
         }
         if let Some(waiting) = self.unadmitted.iter_mut().find(|p| p.uid == desired.uid) {
             *waiting = desired;
-            return;
+            return self.admit_waiting(); // a deletion waits for nobody
         }
         if desired.is_static() && self.predecessor_of(&desired).is_some() {
             self.successors.insert(desired.key.clone(), desired);
@@ -246,6 +252,10 @@ impl Dispatcher {
     }
 
     fn spawn(&mut self, inbox: Inbox, life: Life, uid: PodUid) {
+        // The next pod to be admitted must see this one, though its worker has not run yet.
+        let desired = inbox.desired.clone();
+        let status = Arc::new(desired.pod.status.clone().unwrap_or_default());
+        self.parts.view.set(PodView { desired, status, life: life.clone() });
         let (tx, rx) = watch::channel(inbox);
         let worker = Worker::new(self.parts.clone(), rx, life, self.config.backoff);
         self.workers.insert(uid.clone(), tx);
@@ -258,7 +268,8 @@ impl Dispatcher {
     /// Runs here, wanted by nobody: stopped with the shortest grace, then cleaned up like any deleted pod.
     fn end_orphans(&mut self, unwanted: &[ObservedPod]) {
         for observed in unwanted {
-            if self.workers.contains_key(&observed.uid) || self.unadmitted.iter().any(|p| p.uid == observed.uid) {
+            let mut waiting = self.unadmitted.iter().chain(self.successors.values());
+            if self.workers.contains_key(&observed.uid) || waiting.any(|p| p.uid == observed.uid) {
                 continue;
             }
             tracing::info!(pod = %observed.key, uid = %observed.uid, "ending a pod that no source wants");

@@ -12,6 +12,7 @@ use crate::actions::Setup;
 pub(crate) enum Done {
     Setup(Result<Setup, Failure>),
     Sandbox(Result<(), Failure>),
+    TornDown(Result<(), Failure>),
     Started {
         name: String,
         result: Result<(), Failure>,
@@ -20,13 +21,15 @@ pub(crate) enum Done {
         id: ContainerId,
         result: Result<(), Failure>,
     },
-    Pruned,
+    /// `all`: nothing is left of what was to go.
+    Pruned {
+        all: bool,
+    },
+    Refreshed,
     /// All containers are gone, to be started anew.
     RemovedAll(Result<(), Failure>),
     Terminated(Result<(), Failure>),
     Cleaned(Result<(), Failure>),
-    /// The task was cancelled; whoever did so has taken it into account.
-    Cancelled,
 }
 
 /// Why an action failed, as people will read it.
@@ -69,10 +72,10 @@ impl Tasks {
         }
     }
 
-    /// A deletion is seen at once: pulls and starts end here, and the relist that follows shows what they left.
+    /// A deletion is seen at once: pulls and starts end here, and the relist that follows shows what they left. What
+    /// has just ended is not heard of any more either.
     pub fn abort_all(&mut self) {
-        self.set.abort_all();
-        self.starts.clear();
+        *self = Self::default();
     }
 
     pub fn is_empty(&self) -> bool {
@@ -81,10 +84,12 @@ impl Tasks {
 
     /// Cancel safe. None when there is nothing to wait for.
     pub async fn next(&mut self) -> Option<Done> {
-        let done = match self.set.join_next().await? {
-            Ok(done) => done,
-            Err(gone) if gone.is_cancelled() => Done::Cancelled,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        let done = loop {
+            match self.set.join_next().await? {
+                Ok(done) => break done,
+                Err(aborted) if aborted.is_cancelled() => {} // whoever did so has taken it into account
+                Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+            }
         };
         if let Done::Started { name, .. } = &done {
             self.starts.remove(name);

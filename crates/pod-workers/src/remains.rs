@@ -53,26 +53,28 @@ async fn remove_from_runtime(parts: &Parts, desired: &DesiredPod, observed: &Obs
     Ok(())
 }
 
-/// Dead containers and sandboxes of a living pod that newer ones have replaced. What fails is seen again at the
-/// next look.
+/// Dead containers and sandboxes of a living pod that newer ones have replaced.
 pub(crate) async fn prune(
     parts: Parts,
     desired: DesiredPod,
     containers: Vec<ObservedContainer>,
     sandboxes: Vec<ObservedSandbox>,
 ) -> Done {
+    let mut all = true;
     for container in &containers {
         if let Err(error) = parts.runtime.remove_container(&desired.key, container).await {
             tracing::warn!(pod = %desired.key, container = %container.id, %error, "dead container not removed");
+            all = false;
         }
     }
     for sandbox in &sandboxes {
         if let Err(error) = parts.runtime.remove_sandbox(&sandbox.id).await {
             tracing::warn!(pod = %desired.key, sandbox = %sandbox.id, %error, "dead sandbox not removed");
+            all = false;
         }
     }
-    relist(&parts, &desired).await;
-    Done::Pruned
+    all &= relist(&parts, &desired).await;
+    Done::Pruned { all }
 }
 
 /// For a pod that begins anew: its containers are killed and removed one by one, so that those that asked for it are
@@ -105,8 +107,11 @@ async fn try_remove_to_restart(
 /// Pods that have a directory or a cgroup here, and that nobody knows: remains of a crash.
 pub(crate) async fn sweep(parts: Parts, known: HashSet<PodUid>) {
     let on_disk = parts.volumes.leftovers().unwrap_or_default();
-    let unknown = on_disk.into_iter().chain(parts.cgroups.pods()).filter(|uid| !known.contains(uid));
-    for uid in unknown.collect::<HashSet<_>>() {
+    let known = |uid: &PodUid| known.contains(uid) || parts.view.get(uid).is_some(); // pods go on arriving
+    for uid in on_disk.into_iter().chain(parts.cgroups.pods()).collect::<HashSet<_>>() {
+        if known(&uid) {
+            continue;
+        }
         tracing::info!(%uid, "removing what is left of a pod that nobody knows");
         if let Err(error) = parts.volumes.remove_pod(&uid).boxed().await {
             tracing::warn!(%uid, %error, "volumes of an unknown pod not removed");
@@ -115,5 +120,5 @@ pub(crate) async fn sweep(parts: Parts, known: HashSet<PodUid>) {
             tracing::warn!(%uid, %error, "cgroup of an unknown pod not removed");
         }
     }
-    parts.runtime.sweep_logs(|uid| known.contains(uid));
+    parts.runtime.sweep_logs(known);
 }

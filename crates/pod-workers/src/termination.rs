@@ -38,7 +38,11 @@ pub(crate) async fn terminate(parts: Parts, desired: DesiredPod, deadline: watch
 /// The same for a sandbox that is to be replaced, within the spec's grace.
 pub(crate) async fn tear_down_sandbox(parts: Parts, desired: DesiredPod) -> Done {
     let (_deadline, by) = watch::channel(parts.clock.mono() + spec_grace(&desired));
-    Done::Sandbox(stop_everything(&parts, &desired, by).await)
+    let torn_down = stop_everything(&parts, &desired, by).await;
+    if torn_down.is_err() {
+        relist(&parts, &desired).await;
+    }
+    Done::TornDown(torn_down)
 }
 
 async fn stop_everything(parts: &Parts, desired: &DesiredPod, deadline: watch::Receiver<Mono>) -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 //! Reads: desired pod, observed pod, probe results, node facts. Writes: its row of the view, its status.
 //! Wakes on: any of them changing, an action ending, the earliest of its own deadlines.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use pod::{
     ContainerId, ContainerState, DesiredPod, Life, Mono, ObservedPod, PodUid, ProbeResults, TerminationCause, Waiting,
@@ -29,8 +29,6 @@ use crate::{
 const RETRY: Duration = Duration::from_secs(10);
 /// First and last delay of volume, sandbox and clean-up retries.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
-/// Beside container names: what failed concerns the sandbox or all containers.
-const WHOLE_POD: &str = "";
 
 pub(crate) struct Worker {
     parts: Parts,
@@ -41,11 +39,21 @@ pub(crate) struct Worker {
     probes: watch::Receiver<Arc<ProbeResults>>,
     tasks: Tasks,
     in_flight: InFlight,
-    pruning: HashSet<ContainerId>,
+    /// Stops that failed, and when they may be tried again; until then they count as under way.
+    failed_stops: HashMap<ContainerId, Mono>,
+    /// After a failure that concerns the sandbox or all containers: not before this time.
+    pod_retry: Option<Mono>,
+    pruning: Pruning,
     backoff: Backoff,
     report: WorkerReport,
     status: Option<Arc<PodStatus>>,
     stage: Stage,
+    /// When the pod was first seen here, fixed once: later jumps of the wall clock do not count.
+    active_since: Mono,
+    /// A completed pod keeps its dead containers and its directory until it is deleted.
+    keeps_remains: bool,
+    /// A step was held back by the node's network.
+    awaits_network: bool,
     /// While terminating: when the grace period ends. It may only come nearer.
     deadline: Option<watch::Sender<Mono>>,
     wake_at: Option<Mono>,
@@ -54,9 +62,16 @@ pub(crate) struct Worker {
 /// How far the pod's surroundings (cgroup, directories, volumes) have come.
 enum Stage {
     Bare,
-    Preparing,
+    Working { tries: u32 },
     Failed { again_at: Mono, tries: u32 },
     Ready(Arc<Setup>),
+}
+
+/// Whether what newer containers have replaced is being removed.
+enum Pruning {
+    Idle,
+    Working,
+    Failed { again_at: Mono },
 }
 
 enum Wake {
@@ -83,8 +98,13 @@ impl Worker {
             backoff: Backoff::new(limits),
             tasks: Tasks::default(),
             in_flight: InFlight::default(),
-            pruning: HashSet::new(),
+            failed_stops: HashMap::new(),
+            pod_retry: None,
+            pruning: Pruning::Idle,
             stage: Stage::Bare,
+            active_since: now.mono_of(first_seen),
+            keeps_remains: false,
+            awaits_network: false,
             deadline: None,
             wake_at: None,
             parts,
@@ -126,12 +146,12 @@ impl Worker {
     async fn wait(&mut self) -> Wake {
         let clock = self.parts.clock;
         let wake_at = self.wake_at;
-        let blocked_by_node = self.waits_for_network();
         tokio::select! {
             told = self.inbox.changed() => if told.is_ok() { Wake::Told } else { Wake::Shutdown },
-            _ = self.observed.changed() => Wake::Seen,
-            _ = self.probes.changed() => Wake::Seen,
-            _ = self.parts.node.changed(), if blocked_by_node => Wake::Node,
+            // A sender that is gone has nothing more to say: it may not wake for ever.
+            Ok(()) = self.observed.changed() => Wake::Seen,
+            Ok(()) = self.probes.changed() => Wake::Seen,
+            Ok(()) = self.parts.node.changed(), if self.awaits_network => Wake::Node,
             Some(done) = self.tasks.next(), if !self.tasks.is_empty() => Wake::Done(done),
             () = clock.sleep_until(wake_at.unwrap_or_default()), if wake_at.is_some() => Wake::Due,
         }
@@ -139,14 +159,16 @@ impl Worker {
 
     fn step(&mut self) {
         self.wake_at = None;
+        self.awaits_network = false;
         let inbox = self.inbox.borrow_and_update().clone();
-        let spec_changed = !Arc::ptr_eq(&self.desired.pod, &inbox.desired.pod);
+        let (old, new) = (&self.desired.pod.metadata, &inbox.desired.pod.metadata);
+        let relabelled = old.labels != new.labels || old.annotations != new.annotations;
         self.desired = inbox.desired.clone();
         self.turn_to_end(&inbox);
         match self.report.life {
             Life::Pending | Life::Syncing => {
                 self.report.life = Life::Syncing;
-                if spec_changed {
+                if relabelled {
                     self.refresh_volumes();
                 }
                 self.sync();
@@ -179,17 +201,23 @@ impl Worker {
                     self.check_active_deadline();
                 }
             }
-            Life::Terminating { .. } if self.desired.deletion_requested() => self.shorten_grace(),
+            Life::Terminating { .. } => {
+                if self.desired.deletion_requested() {
+                    self.deletion_joins();
+                    self.shorten_grace(termination::grace(&self.desired));
+                }
+                if let Some(grace) = inbox.end.as_ref().and_then(|end| end.grace) {
+                    self.shorten_grace(grace);
+                }
+            }
             _ => {}
         }
     }
 
     fn check_active_deadline(&mut self) {
         let Some(secs) = self.desired.spec().active_deadline_seconds else { return };
-        let Some(started) = self.report.first_seen else { return };
-        let now = self.parts.clock.now();
-        let due = now.mono_of(started) + Duration::from_secs(secs.max(0) as u64);
-        if due > now.mono {
+        let due = self.active_since + Duration::from_secs(secs.max(0) as u64);
+        if due > self.parts.clock.mono() {
             return self.wake_by(due);
         }
         let message = "Pod was active on the node longer than the specified deadline".to_owned();
@@ -208,6 +236,9 @@ impl Worker {
         let since = self.parts.clock.mono();
         self.tasks.abort_all();
         self.in_flight = InFlight::default();
+        self.failed_stops.clear();
+        self.stage = Stage::Bare;
+        self.pruning = Pruning::Idle;
         self.report.cause = Some(cause.clone());
         self.report.life = Life::Terminating { cause, grace, since };
         self.report.waiting.clear();
@@ -216,15 +247,18 @@ impl Worker {
         self.parts.prober.terminating(&self.uid);
     }
 
-    fn shorten_grace(&mut self) {
-        let wanted = termination::grace(&self.desired);
-        let now = self.parts.clock.mono();
-        let Life::Terminating { grace, since, cause } = &mut self.report.life else { return };
-        if *cause == TerminationCause::Completed {
+    fn deletion_joins(&mut self) {
+        if let Life::Terminating { cause, .. } = &mut self.report.life
+            && *cause == TerminationCause::Completed
+        {
             *cause = TerminationCause::Deleted;
             self.report.cause = Some(TerminationCause::Deleted);
         }
-        let ends = now + wanted;
+    }
+
+    fn shorten_grace(&mut self, wanted: Duration) {
+        let ends = self.parts.clock.mono() + wanted.max(Duration::from_secs(1));
+        let Life::Terminating { grace, since, .. } = &mut self.report.life else { return };
         if ends >= *since + *grace {
             return;
         }
@@ -247,11 +281,12 @@ impl Worker {
         let ends = (*since + *grace).max(self.parts.clock.mono() + Duration::from_secs(1));
         let (tx, rx) = watch::channel(ends);
         self.deadline = Some(tx);
+        self.begin_stage();
         self.tasks.spawn(termination::terminate(self.parts.clone(), self.desired.clone(), rx));
     }
 
     fn clean_up(&mut self, removed: bool) {
-        if matches!(self.stage, Stage::Preparing) {
+        if matches!(self.stage, Stage::Working { .. }) {
             return;
         }
         if let Stage::Failed { again_at, .. } = self.stage
@@ -260,25 +295,23 @@ impl Worker {
             return self.wake_by(again_at);
         }
         let entirely = removed || self.desired.deletion_requested();
-        self.stage_preparing();
+        self.keeps_remains = !entirely;
+        self.begin_stage();
         self.tasks.spawn(crate::remains::clean_up(self.parts.clone(), self.desired.clone(), entirely));
     }
 
     /// A pod that completed long ago keeps its dead containers for their logs until somebody deletes it.
     fn clean_up_after_deletion(&mut self, removed: bool) {
         let wanted = removed || self.desired.deletion_requested();
-        if wanted && !self.observed.borrow().sandboxes.is_empty() {
+        if wanted && (self.keeps_remains || !self.observed.borrow().sandboxes.is_empty()) {
             self.report.life = Life::Terminated;
             self.clean_up(removed);
         }
     }
 
-    fn stage_preparing(&mut self) {
-        if !matches!(self.stage, Stage::Failed { .. }) {
-            self.stage = Stage::Preparing;
-        } else if let Stage::Failed { again_at, .. } = &mut self.stage {
-            *again_at = Mono(Duration::MAX); // its end sets it
-        }
+    fn begin_stage(&mut self) {
+        let tries = if let Stage::Failed { tries, .. } = self.stage { tries } else { 0 };
+        self.stage = Stage::Working { tries };
     }
 
     // ---- keeping it running
@@ -287,7 +320,9 @@ impl Worker {
         let observed = self.observed.borrow_and_update().clone();
         let probes = self.probes.borrow_and_update().clone();
         self.in_flight.restart.retain(|id| observed.container(id).is_some());
-        self.in_flight.retry.retain(|name, _| name == WHOLE_POD || self.desired.container(name).is_some());
+        self.in_flight.retry.retain(|name, _| self.desired.container(name).is_some());
+        self.note_ends(&observed);
+        self.retry_stops();
         self.report.waiting.retain(|name, _| observed.newest(name).is_none_or(|c| c.state != ContainerState::Running));
         self.probe(&observed);
         if !self.surroundings_ready() {
@@ -306,6 +341,33 @@ impl Worker {
         self.prune(&observed);
     }
 
+    /// When a container ended is worked out once: a jump of the wall clock after that moves no back-off.
+    fn note_ends(&mut self, observed: &ObservedPod) {
+        let now = self.parts.clock.now();
+        let ended = &mut self.in_flight.ended;
+        ended.retain(|id, _| observed.container(id).is_some());
+        for c in observed.containers.iter().filter(|c| c.state == ContainerState::Exited) {
+            if let Some(at) = c.finished_at {
+                ended.entry(c.id.clone()).or_insert_with(|| now.mono_of(at));
+            }
+        }
+    }
+
+    fn retry_stops(&mut self) {
+        let now = self.parts.clock.mono();
+        let stopping = &mut self.in_flight.stopping;
+        self.failed_stops.retain(|id, again_at| {
+            let waits = *again_at > now;
+            if !waits {
+                stopping.remove(id);
+            }
+            waits
+        });
+        if let Some(next) = self.failed_stops.values().min().copied() {
+            self.wake_by(next);
+        }
+    }
+
     fn probe(&self, observed: &ObservedPod) {
         let host_ip = self.parts.node.borrow().host_ips.first().cloned();
         self.parts.prober.sync(&self.desired, observed, host_ip.as_deref());
@@ -322,12 +384,10 @@ impl Worker {
         let now = self.parts.clock.mono();
         match &self.stage {
             Stage::Ready(_) => return !self.blocked_by_network(),
-            Stage::Preparing => return false,
+            Stage::Working { .. } => return false,
             Stage::Failed { again_at, .. } if *again_at > now => {
                 let at = *again_at;
-                if at.0 != Duration::MAX {
-                    self.wake_by(at);
-                }
+                self.wake_by(at);
                 return false;
             }
             Stage::Failed { .. } | Stage::Bare => {}
@@ -335,7 +395,7 @@ impl Worker {
         if self.blocked_by_network() {
             return false;
         }
-        self.stage_preparing();
+        self.begin_stage();
         self.tasks.spawn(actions::set_up(self.parts.clone(), self.desired.clone()));
         false
     }
@@ -344,6 +404,7 @@ impl Worker {
         if !self.waits_for_network() || self.observed.borrow().ready_sandbox().is_some() {
             return false;
         }
+        self.awaits_network = true;
         let message = format!("network is not ready: {}", self.parts.node.borrow().network_message);
         let blocked = Waiting { reason: reason::event::NETWORK_NOT_READY.to_owned(), message };
         if self.report.blocked.as_ref() != Some(&blocked) {
@@ -365,9 +426,15 @@ impl Worker {
             self.begin_termination(TerminationCause::Completed, None);
             return self.terminate();
         }
+        let concerns_all = plan.restart_all || plan.sandbox != SandboxStep::Keep;
+        if let Some(at) = self.pod_retry.filter(|at| concerns_all && *at > self.parts.clock.mono()) {
+            return self.wake_by(at);
+        }
         if plan.restart_all {
             return self.restart_all();
         }
+        let Stage::Ready(setup) = &self.stage else { return };
+        let setup = setup.clone();
         if let Some(at) = plan.wake_at {
             self.wake_by(at);
         }
@@ -385,7 +452,11 @@ impl Worker {
                 );
                 self.tasks.spawn(termination::tear_down_sandbox(self.parts.clone(), self.desired.clone()));
             }
-            SandboxStep::Create { attempt } => self.create_sandbox(attempt),
+            SandboxStep::Create { attempt } => {
+                self.in_flight.sandbox = true;
+                let task = actions::create_sandbox(self.parts.clone(), self.desired.clone(), setup.clone(), attempt);
+                self.tasks.spawn(task);
+            }
         }
         for stop in plan.stop {
             self.in_flight.stopping.insert(stop.id.clone());
@@ -401,7 +472,6 @@ impl Worker {
             }
             self.in_flight.retry.remove(&start.name);
             self.in_flight.starting.insert(start.name.clone());
-            let Stage::Ready(setup) = &self.stage else { continue };
             let name = start.name.clone();
             let task = actions::start(self.parts.clone(), self.desired.clone(), observed.clone(), setup.clone(), start);
             self.tasks.spawn_start(&name, task);
@@ -410,22 +480,11 @@ impl Worker {
 
     /// Starts under way and reasons to wait belong to the past. A new plan is made when all containers are gone.
     fn restart_all(&mut self) {
-        if let Some(retry) = self.in_flight.retry.get(WHOLE_POD).filter(|r| r.at > self.parts.clock.mono()) {
-            return self.wake_by(retry.at);
-        }
         self.tasks.abort_starts();
+        self.failed_stops.clear();
         self.in_flight = InFlight { restart_all: true, ..InFlight::default() };
         self.report.waiting.clear();
         self.tasks.spawn(crate::remains::remove_to_restart(self.parts.clone(), self.desired.clone()));
-    }
-
-    fn create_sandbox(&mut self, attempt: u32) {
-        if let Some(retry) = self.in_flight.retry.get(WHOLE_POD).filter(|r| r.at > self.parts.clock.mono()) {
-            return self.wake_by(retry.at);
-        }
-        let Stage::Ready(setup) = &self.stage else { return };
-        self.in_flight.sandbox = true;
-        self.tasks.spawn(actions::create_sandbox(self.parts.clone(), self.desired.clone(), setup.clone(), attempt));
     }
 
     /// One BackOff event when a container begins to be held back, not one a second.
@@ -448,17 +507,17 @@ impl Worker {
 
     /// Of each container the newest and the one before are kept (state and lastState); older ones go.
     fn prune(&mut self, observed: &ObservedPod) {
-        self.pruning.retain(|id| observed.container(id).is_some());
         let dead = pod::remains::superseded(observed);
-        let containers: Vec<_> = dead.containers.into_iter().filter(|c| !self.pruning.contains(&c.id)).collect();
-        if containers.is_empty() && dead.sandboxes.is_empty() {
+        if dead.containers.is_empty() && dead.sandboxes.is_empty() {
             return;
         }
-        if containers.is_empty() && !self.pruning.is_empty() {
-            return;
+        match self.pruning {
+            Pruning::Working => return,
+            Pruning::Failed { again_at } if again_at > self.parts.clock.mono() => return self.wake_by(again_at),
+            Pruning::Idle | Pruning::Failed { .. } => {}
         }
-        self.pruning.extend(containers.iter().map(|c| c.id.clone()));
-        let task = crate::remains::prune(self.parts.clone(), self.desired.clone(), containers, dead.sandboxes);
+        self.pruning = Pruning::Working;
+        let task = crate::remains::prune(self.parts.clone(), self.desired.clone(), dead.containers, dead.sandboxes);
         self.tasks.spawn(task);
     }
 
@@ -476,15 +535,14 @@ impl Worker {
                 self.in_flight.sandbox = false;
                 match result {
                     Ok(()) => {
-                        self.in_flight.retry.remove(WHOLE_POD);
+                        self.pod_retry = None;
                         self.report.blocked = None;
                     }
                     Err(failure) => {
                         let message = format!("Failed to create pod sandbox: {}", failure.waiting.message);
                         self.warn(reason::event::FAILED_CREATE_POD_SANDBOX, &message);
-                        self.report.blocked = Some(failure.waiting.clone());
-                        let at = now + failure.retry_after.unwrap_or(RETRY);
-                        self.in_flight.retry.insert(WHOLE_POD.to_owned(), Retry { at, waiting: failure.waiting });
+                        self.report.blocked = Some(failure.waiting);
+                        self.pod_retry = Some(now + RETRY);
                     }
                 }
             }
@@ -504,20 +562,28 @@ impl Worker {
                 }
             }
             Done::Stopped { id, result } => {
-                self.in_flight.stopping.remove(&id);
-                if let Err(failure) = result {
-                    self.warn(reason::event::FAILED_KILL_POD, &failure.waiting.message);
-                    self.wake_by(now + RETRY);
+                match result {
+                    Ok(()) => _ = self.in_flight.stopping.remove(&id),
+                    Err(failure) => {
+                        self.warn(reason::event::FAILED_KILL_POD, &failure.waiting.message);
+                        self.failed_stops.insert(id, now + RETRY);
+                    }
                 }
             }
-            Done::Pruned | Done::Cancelled => {}
+            Done::TornDown(Ok(())) => self.in_flight.sandbox = false,
+            Done::TornDown(Err(failure)) => {
+                self.in_flight.sandbox = false;
+                self.warn(&failure.waiting.reason, &failure.waiting.message);
+                self.pod_retry = Some(now + RETRY);
+            }
+            Done::Pruned { all: true } => self.pruning = Pruning::Idle,
+            Done::Pruned { all: false } => self.pruning = Pruning::Failed { again_at: now + RETRY },
+            Done::Refreshed => {}
             Done::RemovedAll(result) => {
                 self.in_flight.restart_all = false;
                 if let Err(failure) = result {
                     self.warn(&failure.waiting.reason, &failure.waiting.message);
-                    self.in_flight
-                        .retry
-                        .insert(WHOLE_POD.to_owned(), Retry { at: now + RETRY, waiting: failure.waiting });
+                    self.pod_retry = Some(now + RETRY);
                 }
             }
             Done::Terminated(Ok(())) => {
@@ -538,14 +604,14 @@ impl Worker {
     }
 
     fn retry_stage(&mut self, failure: Failure) {
-        let tries = if let Stage::Failed { tries, .. } = self.stage { tries + 1 } else { 0 };
+        let tries = if let Stage::Working { tries } = self.stage { tries } else { 0 };
         let delay = FIRST_RETRY.saturating_mul(1 << tries.min(8)).min(Duration::from_secs(122));
         tracing::warn!(pod = %self.desired.key, uid = %self.uid, error = %failure.waiting.message, retry_in = ?delay, "pod step failed");
         if !failure.event_sent {
             self.warn(&failure.waiting.reason, &failure.waiting.message);
         }
         self.report.blocked = Some(failure.waiting);
-        self.stage = Stage::Failed { again_at: self.parts.clock.mono() + delay, tries };
+        self.stage = Stage::Failed { again_at: self.parts.clock.mono() + delay, tries: tries + 1 };
     }
 
     fn warn(&self, reason: &str, message: &str) {
@@ -586,6 +652,9 @@ impl Worker {
         let finished = life == Life::Gone;
         self.parts.view.set(PodView { desired: self.desired.clone(), status: status.clone(), life });
         self.status = Some(status.clone());
+        if self.report.cause == Some(TerminationCause::Orphaned) {
+            return; // what the runtime tells of such a pod is too little for a status
+        }
         self.parts.status.set(status_manager::StatusUpdate { pod: self.desired.clone(), status, finished });
     }
 }

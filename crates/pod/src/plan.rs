@@ -32,6 +32,8 @@ pub struct InFlight {
     /// Names of containers being started (image pull, create, start, postStart).
     pub starting: HashSet<String>,
     pub stopping: HashSet<ContainerId>,
+    /// When containers ended, as understood when that was first seen.
+    pub ended: HashMap<ContainerId, Mono>,
     /// Containers that were stopped in order to be started again, whatever the restart policy says of their exit.
     pub restart: HashSet<ContainerId>,
     /// After a failed start: not before this time, and why it failed.
@@ -288,10 +290,10 @@ fn try_start(input: &PlanInput, plan: &mut Plan, kind: Containers, name: &str) -
         discard(input, plan, o);
         return true;
     }
-    let ended = newest
-        .filter(|o| o.state == ContainerState::Exited)
-        .and_then(|o| o.finished_at)
-        .map(|at| input.now.mono_of(at));
+    let ended = newest.filter(|o| o.state == ContainerState::Exited).and_then(|o| {
+        let noted = input.in_flight.ended.get(&o.id).copied();
+        noted.or_else(|| o.finished_at.map(|at| input.now.mono_of(at)))
+    });
     if let Some(retry) = input.in_flight.retry.get(name).filter(|r| r.at > input.now.mono) {
         hold(plan, name, retry.waiting.clone(), retry.at);
         return false;

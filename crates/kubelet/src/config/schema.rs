@@ -76,12 +76,9 @@ const SHUTDOWN: Support = NotYet("node shutdown is not handled yet");
 const CPU_MANAGER: Support = NotYet("containers get no exclusive CPUs yet");
 const MEMORY_MANAGER: Support = NotYet("containers get no NUMA-bound memory yet");
 const TOPOLOGY: Support = NotYet("no NUMA alignment yet");
-const PULL_RECORDS: Support = NotYet("image pull credentials are not recorded or verified yet");
 const IPTABLES: Support = NoEffect("unused upstream since the dockershim left");
-const MEMORY_QOS: Support = NotYet("memory.high, memory.min and memory.low are not set yet");
+const MEMORY_QOS: Support = Partly("set for containers (cgroup v2); the groups of pods and QoS classes protect nothing yet");
 const PROFILING: Support = NotYet("there is no profiling endpoint yet");
-const IMAGE_GC: Support = NotYet("unused images are not removed yet");
-const ROTATION: Support = NotYet("container logs are not rotated by ferrolet yet");
 
 pub const FIELDS: &[Field] = &[
     plain("address", Text, "\"0.0.0.0\"", Works),
@@ -99,10 +96,10 @@ pub const FIELDS: &[Field] = &[
         "\"Watch\"",
         NotYet("ConfigMaps and Secrets are always watched, one by one"),
     ),
-    pointer("containerLogMaxFiles", Int32, "5", ROTATION),
-    plain("containerLogMaxSize", Text, "\"10Mi\"", ROTATION),
-    pointer("containerLogMaxWorkers", Int32, "1", ROTATION),
-    pointer("containerLogMonitorInterval", Duration, "\"10s\"", ROTATION),
+    pointer("containerLogMaxFiles", Int32, "5", Works),
+    plain("containerLogMaxSize", Text, "\"10Mi\"", Works),
+    pointer("containerLogMaxWorkers", Int32, "1", Works),
+    pointer("containerLogMonitorInterval", Duration, "\"10s\"", Works),
     plain("containerRuntimeEndpoint", Text, "\"unix:///run/containerd/containerd.sock\"", Works),
     plain(
         "contentType",
@@ -142,11 +139,11 @@ pub const FIELDS: &[Field] = &[
     plain("healthzBindAddress", Text, "\"127.0.0.1\"", Works),
     pointer("healthzPort", Int32, "10248", Works),
     plain("httpCheckFrequency", Duration, "\"20s\"", Works),
-    pointer("imageGCHighThresholdPercent", Int32, "85", IMAGE_GC),
-    pointer("imageGCLowThresholdPercent", Int32, "80", IMAGE_GC),
-    plain("imageMaximumGCAge", Duration, "", IMAGE_GC),
-    plain("imageMinimumGCAge", Duration, "\"2m0s\"", IMAGE_GC),
-    plain("imagePullCredentialsVerificationPolicy", Text, "\"NeverVerifyPreloadedImages\"", PULL_RECORDS),
+    pointer("imageGCHighThresholdPercent", Int32, "85", Works),
+    pointer("imageGCLowThresholdPercent", Int32, "80", Works),
+    plain("imageMaximumGCAge", Duration, "", Works),
+    plain("imageMinimumGCAge", Duration, "\"2m0s\"", Works),
+    plain("imagePullCredentialsVerificationPolicy", Text, "\"NeverVerifyPreloadedImages\"", Works),
     plain("imageServiceEndpoint", Text, "", Works),
     pointer("iptablesDropBit", Int32, "15", IPTABLES),
     pointer("iptablesMasqueradeBit", Int32, "14", IPTABLES),
@@ -154,7 +151,7 @@ pub const FIELDS: &[Field] = &[
     plain("kubeAPIBurst", Int32, "100", Works),
     pointer("kubeAPIQPS", Int32, "50", Works),
     plain("kubeReserved", Map, "", Works),
-    plain("kubeReservedCgroup", Text, "", NotYet("the reserved groups are not limited yet")),
+    plain("kubeReservedCgroup", Text, "", Works),
     plain("kubeletCgroups", Text, "", NotYet("ferrolet does not move itself to a cgroup yet")),
     pointer("localStorageCapacityIsolation", Bool, "true", Works),
     plain("logging", Object(LOGGING), "", Works),
@@ -169,7 +166,7 @@ pub const FIELDS: &[Field] = &[
     plain("maxPods", Int32, "110", Works),
     plain("memoryManagerPolicy", Text, "\"None\"", MEMORY_MANAGER),
     plain("memoryReservationPolicy", Text, "\"None\"", MEMORY_QOS),
-    plain("memorySwap", Object(MEMORY_SWAP), "", NotYet("pods get no swap yet")),
+    plain("memorySwap", Object(MEMORY_SWAP), "", Partly("containers get their share (cgroup v2); not yet tried on a node with swap")),
     pointer("memoryThrottlingFactor", Float, "", MEMORY_QOS),
     pointer("mergeDefaultEvictionSettings", Bool, "false", EVICTION),
     plain("nodeLeaseDurationSeconds", Int32, "40", Works),
@@ -182,7 +179,7 @@ pub const FIELDS: &[Field] = &[
     pointer("podPidsLimit", Int64, "-1", Works),
     plain("podsPerCore", Int32, "", Works),
     plain("port", Int32, "10250", Works),
-    plain("preloadedImagesVerificationAllowlist", Texts, "", PULL_RECORDS),
+    plain("preloadedImagesVerificationAllowlist", Texts, "", Works),
     plain(
         "protectKernelDefaults",
         Bool,
@@ -199,12 +196,12 @@ pub const FIELDS: &[Field] = &[
     plain("reservedMemory", Objects(RESERVED_MEMORY), "", MEMORY_MANAGER),
     plain("reservedSystemCPUs", Text, "", Works),
     pointer("resolvConf", Text, "\"/etc/resolv.conf\"", Works),
-    plain("rotateCertificates", Bool, "", NotYet("the client certificate is used as it is, not rotated yet")),
+    plain("rotateCertificates", Bool, "", Works),
     plain("runOnce", Bool, "", NoEffect("refused, as upstream refuses it")),
     plain("runtimeRequestTimeout", Duration, "\"2m0s\"", Works),
     pointer("seccompDefault", Bool, "false", Works),
     pointer("serializeImagePulls", Bool, "true", Works),
-    plain("serverTLSBootstrap", Bool, "", NotYet("a serving certificate is not asked for by CSR yet")),
+    plain("serverTLSBootstrap", Bool, "", Works),
     plain("showHiddenMetricsForVersion", Text, "", NoEffect("there are no hidden metrics")),
     plain("shutdownGracePeriod", Duration, "", SHUTDOWN),
     plain("shutdownGracePeriodByPodPriority", Objects(SHUTDOWN_BY_PRIORITY), "", SHUTDOWN),
@@ -222,17 +219,17 @@ pub const FIELDS: &[Field] = &[
     ),
     plain("systemCgroups", Text, "", NotYet("other processes are not moved to a cgroup yet")),
     plain("systemReserved", Map, "", Works),
-    plain("systemReservedCgroup", Text, "", NotYet("the reserved groups are not limited yet")),
+    plain("systemReservedCgroup", Text, "", Works),
     plain("tlsCertFile", Text, "", Works),
-    plain("tlsCipherSuites", Texts, "", NotYet("the TLS library's own list is used")),
-    plain("tlsCurvePreferences", Int32s, "", NotYet("the TLS library's own list is used")),
-    plain("tlsMinVersion", Text, "", NotYet("TLS 1.2 is the lowest version whatever is asked for")),
+    plain("tlsCipherSuites", Texts, "", Partly("suites without forward secrecy or authenticated encryption are left out")),
+    plain("tlsCurvePreferences", Int32s, "", Partly("the TLS library has X25519, P-256 and P-384")),
+    plain("tlsMinVersion", Text, "", Partly("TLS 1.2 is the lowest version whatever is asked for")),
     plain("tlsPrivateKeyFile", Text, "", Works),
     plain("topologyManagerPolicy", Text, "\"none\"", TOPOLOGY),
     plain("topologyManagerPolicyOptions", Map, "", TOPOLOGY),
     plain("topologyManagerScope", Text, "\"container\"", TOPOLOGY),
     pointer("tracing", Object(TRACING), "", NotYet("no traces are exported yet")),
-    pointer("userNamespaces", Object(USER_NAMESPACES), "", NotYet("user namespaces are not handed out yet")),
+    pointer("userNamespaces", Object(USER_NAMESPACES), "", Works),
     plain(
         "volumePluginDir",
         Text,

@@ -74,7 +74,7 @@ pub static FLAGS: &[Flag] = &[
     mirror("authorization-mode", Text, "authorization.mode"),
     mirror("authorization-webhook-cache-authorized-ttl", Duration, "authorization.webhook.cacheAuthorizedTTL"),
     mirror("authorization-webhook-cache-unauthorized-ttl", Duration, "authorization.webhook.cacheUnauthorizedTTL"),
-    own("bootstrap-kubeconfig", Text, "", NotYet("no client certificate is asked for by CSR yet"),
+    own("bootstrap-kubeconfig", Text, "", Works,
         "kubeconfig used once, to ask for a client certificate, when the file of --kubeconfig does not exist"),
     own("cert-dir", Text, "/var/lib/kubelet/pki", Works,
         "directory of the serving certificate; unused when --tls-cert-file and --tls-private-key-file are given"),

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::support::{
     Support,
-    Support::{NoEffect, NotYet, Works},
+    Support::{NoEffect, NotYet, Partly, Works},
 };
 
 const ON: bool = true;
@@ -23,8 +23,13 @@ const CSI: Support = NotYet("no CSI volumes yet");
 const SHUTDOWN: Support = NotYet("node shutdown is not handled yet");
 const MANAGERS: Support = NotYet("no CPU, memory or topology manager yet");
 const EVICTION: Support = NotYet("nothing is evicted or measured for it yet");
-const PULL_RECORDS: Support = NotYet("image pull credentials are not recorded or verified yet");
-const CERTIFICATES: Support = NotYet("certificates are not requested, rotated or reloaded yet");
+const PULL_RECORDS: Support = NotYet("images are not asked for by runtime class yet");
+const CERTIFICATES: Support = NotYet("what is behind it is not there yet");
+const RELOAD: Support = Partly("changed files are taken whatever is set");
+const ALWAYS: Support = Partly("the endpoint is there whatever is set");
+const USERNS: Support = Partly("ids are handed out and passed to the runtime; not yet tried on every runtime");
+const MEMORY_QOS: Support = Partly("set for containers; the groups of pods and QoS classes protect nothing yet");
+const SWAP: Support = Partly("containers get their share; not yet tried on a node with swap");
 const SELINUX: Support = NotYet("no SELinux mount labels yet");
 const PODS: Support = NotYet("the pod feature behind it is not there yet");
 const SERVING: Support = NotYet("the endpoint or data behind it is not there yet");
@@ -79,14 +84,14 @@ pub static GATES: &[Gate] = &[
     gate("CloudControllerManagerWebhook", OFF, Alpha, FREE, &[], ELSEWHERE),
     gate("ClusterTrustBundle", ON, GA, FREE, &[], ELSEWHERE),
     gate("ClusterTrustBundleProjection", ON, GA, FREE, &["ClusterTrustBundle"], CERTIFICATES),
-    gate("ComponentFlagz", ON, Beta, FREE, &[], SERVING),
-    gate("ComponentStatusz", ON, Beta, FREE, &[], SERVING),
+    gate("ComponentFlagz", ON, Beta, FREE, &[], ALWAYS),
+    gate("ComponentStatusz", ON, Beta, FREE, &[], ALWAYS),
     gate("CompositePodGroup", OFF, Alpha, FREE, &["GenericWorkload", "TopologyAwareWorkloadScheduling"], ELSEWHERE),
     gate("ConcurrentWatchObjectDecode", ON, Beta, FREE, &[], ELSEWHERE),
     gate("ConsistentListFromCacheSkipTimeoutFallback", OFF, Alpha, FREE, &[], ELSEWHERE),
     gate("ConstrainedImpersonation", ON, Beta, FREE, &[], ELSEWHERE),
     gate("ContainerCheckpoint", ON, Beta, FREE, &[], SERVING),
-    gate("ContainerRestartRules", ON, Beta, FREE, &[], PODS),
+    gate("ContainerRestartRules", ON, Beta, FREE, &[], Works),
     gate("ContainerStopSignals", OFF, Alpha, FREE, &[], PODS),
     gate("ContextualLogging", ON, Beta, FREE, &[], ELSEWHERE),
     gate("ControllerManagerReleaseLeaderElectionLockOnExit", OFF, Alpha, FREE, &[], ELSEWHERE),
@@ -125,7 +130,7 @@ pub static GATES: &[Gate] = &[
     gate("DisableNodeKubeProxyVersion", ON, Deprecated, LOCKED, &[], Works),
     gate("DynamicResourceAllocation", ON, GA, LOCKED, &[], DRA),
     gate("EmptyDirVolumeMode", OFF, Alpha, FREE, &[], PODS),
-    gate("EnvFiles", ON, Beta, FREE, &[], PODS),
+    gate("EnvFiles", ON, Beta, FREE, &[], Works),
     gate("EtcdRangeStream", ON, Beta, FREE, &[], ELSEWHERE),
     gate("EventedPLEG", OFF, Alpha, FREE, &["PLEGOnDemandRelist"], EVENTS),
     gate("EvictionRequestAPI", OFF, Alpha, FREE, &[], ELSEWHERE),
@@ -145,8 +150,8 @@ pub static GATES: &[Gate] = &[
     gate("HPAScaleToZero", ON, Beta, FREE, &[], ELSEWHERE),
     gate("HostnameOverride", ON, GA, LOCKED, &[], Works),
     gate("HugepageAwareEviction", ON, Beta, FREE, &[], EVICTION),
-    gate("ImageMaximumGCAge", ON, GA, LOCKED, &[], NODE),
-    gate("ImageVolume", ON, GA, LOCKED, &[], PODS),
+    gate("ImageMaximumGCAge", ON, GA, LOCKED, &[], Works),
+    gate("ImageVolume", ON, GA, LOCKED, &[], Works),
     gate("ImageVolumeWithDigest", OFF, Alpha, FREE, &["ImageVolume"], PODS),
     gate("InOrderInformersBatchProcess", ON, Beta, FREE, &[], ELSEWHERE),
     gate("InPlacePodLevelResourcesVerticalScaling", ON, Beta, FREE, &["InPlacePodVerticalScaling", "PodLevelResources", "NodeDeclaredFeatures"], RESIZE),
@@ -164,7 +169,7 @@ pub static GATES: &[Gate] = &[
     gate("KubeletAllocatedPodsEndpoint", OFF, Alpha, FREE, &["InPlacePodVerticalScaling"], RESIZE),
     gate("KubeletCgroupDriverFromCRI", ON, GA, LOCKED, &[], Works),
     gate("KubeletCrashLoopBackOffMax", ON, Beta, FREE, &[], Works),
-    gate("KubeletEnsureSecretPulledImages", ON, Beta, FREE, &[], PULL_RECORDS),
+    gate("KubeletEnsureSecretPulledImages", ON, Beta, FREE, &[], Works),
     gate("KubeletFineGrainedAuthz", ON, GA, LOCKED, &[], Works),
     gate("KubeletInUserNamespace", ON, Beta, FREE, &[], PODS),
     gate("KubeletPSI", ON, GA, LOCKED, &[], SERVING),
@@ -173,7 +178,7 @@ pub static GATES: &[Gate] = &[
     gate("KubeletPodResourcesListUseActivePods", ON, Deprecated, FREE, &[], SERVING),
     gate("KubeletRegistrationGetOnExistsOnly", OFF, Deprecated, FREE, &[], NODE),
     gate("KubeletSeparateDiskGC", ON, Beta, FREE, &[], EVICTION),
-    gate("KubeletServiceAccountTokenForCredentialProviders", ON, Beta, FREE, &[], PULL_RECORDS),
+    gate("KubeletServiceAccountTokenForCredentialProviders", ON, Beta, FREE, &[], Works),
     gate("KubeletTracing", ON, GA, LOCKED, &[], SERVING),
     gate("ListFromCacheSnapshot", ON, Beta, FREE, &[], ELSEWHERE),
     gate("LocalStorageCapacityIsolationFSQuotaMonitoring", OFF, Beta, FREE, &[], EVICTION),
@@ -184,7 +189,7 @@ pub static GATES: &[Gate] = &[
     gate("MatchLabelKeysInPodTopologySpread", ON, Beta, FREE, &[], ELSEWHERE),
     gate("MatchLabelKeysInPodTopologySpreadSelectorMerge", ON, Beta, FREE, &["MatchLabelKeysInPodTopologySpread"], ELSEWHERE),
     gate("MaxUnavailableStatefulSet", ON, Beta, FREE, &[], ELSEWHERE),
-    gate("MemoryQoS", ON, Beta, FREE, &[], NODE),
+    gate("MemoryQoS", ON, Beta, FREE, &[], MEMORY_QOS),
     gate("MultiCIDRServiceAllocator", ON, GA, LOCKED, &[], ELSEWHERE),
     gate("MutableCSINodeAllocatableCount", ON, GA, LOCKED, &[], CSI),
     gate("MutablePVNodeAffinity", OFF, Alpha, FREE, &[], ELSEWHERE),
@@ -199,7 +204,7 @@ pub static GATES: &[Gate] = &[
     gate("NodeInclusionPolicyInPodTopologySpread", ON, GA, LOCKED, &[], ELSEWHERE),
     gate("NodeLifecycleConditions", OFF, Alpha, FREE, &[], ELSEWHERE),
     gate("NodeLogQuery", ON, GA, LOCKED, &[], SERVING),
-    gate("NodeSwap", ON, GA, LOCKED, &[], NODE),
+    gate("NodeSwap", ON, GA, LOCKED, &[], SWAP),
     gate("NominatedNodeNameForExpectation", ON, Beta, FREE, &[], ELSEWHERE),
     gate("OpenAPIEnums", ON, Beta, FREE, &[], ELSEWHERE),
     gate("OpportunisticBatching", ON, Beta, FREE, &[], ELSEWHERE),
@@ -224,17 +229,17 @@ pub static GATES: &[Gate] = &[
     gate("ProcMountType", ON, GA, LOCKED, &["UserNamespacesSupport"], Works),
     gate("QOSReserved", OFF, Alpha, FREE, &[], NODE),
     gate("RecoverVolumeExpansionFailure", ON, GA, LOCKED, &[], CSI),
-    gate("RecursiveReadOnlyMounts", ON, GA, LOCKED, &[], PODS),
+    gate("RecursiveReadOnlyMounts", ON, GA, LOCKED, &[], Works),
     gate("ReduceDefaultCrashLoopBackOffDecay", OFF, Alpha, FREE, &[], PODS),
     gate("RelaxedEnvironmentVariableValidation", ON, GA, LOCKED, &[], Works),
     gate("RelaxedServiceNameValidation", ON, GA, LOCKED, &[], ELSEWHERE),
-    gate("ReloadKubeletClientCAFile", ON, Beta, FREE, &[], CERTIFICATES),
-    gate("ReloadKubeletServerCertificateFile", ON, Beta, FREE, &[], CERTIFICATES),
+    gate("ReloadKubeletClientCAFile", ON, Beta, FREE, &[], RELOAD),
+    gate("ReloadKubeletServerCertificateFile", ON, Beta, FREE, &[], RELOAD),
     gate("RemoteRequestHeaderUID", ON, Beta, FREE, &[], ELSEWHERE),
     gate("ResourceHealthStatus", ON, Beta, FREE, &["DynamicResourceAllocation"], DRA),
     gate("ResourceHealthStatusMessage", ON, Beta, FREE, &["ResourceHealthStatus"], DRA),
     gate("RestartAllContainersOnContainerExits", ON, Beta, FREE, &["ContainerRestartRules", "NodeDeclaredFeatures"], PODS),
-    gate("RotateKubeletServerCertificate", ON, Beta, FREE, &[], CERTIFICATES),
+    gate("RotateKubeletServerCertificate", ON, Beta, FREE, &[], Works),
     gate("RuntimeClassInImageCriApi", OFF, Alpha, FREE, &[], PULL_RECORDS),
     gate("SELinuxChangePolicy", ON, GA, LOCKED, &[], SELINUX),
     gate("SELinuxMount", ON, GA, FREE, &[], SELINUX),
@@ -268,8 +273,8 @@ pub static GATES: &[Gate] = &[
     gate("StrictIPCIDRValidation", ON, Beta, FREE, &[], ELSEWHERE),
     gate("StructuredAuthenticationConfigurationEgressSelector", ON, Beta, FREE, &[], ELSEWHERE),
     gate("StructuredAuthenticationConfigurationJWKSMetrics", ON, Beta, FREE, &[], ELSEWHERE),
-    gate("SupplementalGroupsPolicy", ON, GA, LOCKED, &[], PODS),
-    gate("SystemdWatchdog", ON, GA, LOCKED, &[], SERVING),
+    gate("SupplementalGroupsPolicy", ON, GA, LOCKED, &[], Works),
+    gate("SystemdWatchdog", ON, GA, LOCKED, &[], Works),
     gate("TaintTolerationComparisonOperators", OFF, Alpha, FREE, &[], PODS),
     gate("TokenRequestServiceAccountUIDValidation", ON, Beta, FREE, &[], ELSEWHERE),
     gate("TopologyAwareWorkloadScheduling", OFF, Alpha, FREE, &["GenericWorkload"], ELSEWHERE),
@@ -281,7 +286,7 @@ pub static GATES: &[Gate] = &[
     gate("UnknownVersionInteroperabilityProxy", ON, Beta, FREE, &["APIServerIdentity"], ELSEWHERE),
     gate("UnlockWhileProcessingFIFO", ON, Beta, FREE, &[], ELSEWHERE),
     gate("UserNamespacesHostNetworkSupport", OFF, Alpha, FREE, &["UserNamespacesSupport", "NodeDeclaredFeatures"], PODS),
-    gate("UserNamespacesSupport", ON, GA, LOCKED, &[], PODS),
+    gate("UserNamespacesSupport", ON, GA, LOCKED, &[], USERNS),
     gate("VolumeAttributesClass", ON, GA, LOCKED, &[], ELSEWHERE),
     gate("VolumeBindMountOptions", OFF, Alpha, FREE, &[], PODS),
     gate("VolumeLimitScaling", ON, Beta, FREE, &[], CSI),
