@@ -561,15 +561,13 @@ impl Worker {
                     }
                 }
             }
-            Done::Stopped { id, result } => {
-                match result {
-                    Ok(()) => _ = self.in_flight.stopping.remove(&id),
-                    Err(failure) => {
-                        self.warn(reason::event::FAILED_KILL_POD, &failure.waiting.message);
-                        self.failed_stops.insert(id, now + RETRY);
-                    }
+            Done::Stopped { id, result } => match result {
+                Ok(()) => _ = self.in_flight.stopping.remove(&id),
+                Err(failure) => {
+                    self.warn(reason::event::FAILED_KILL_POD, &failure.waiting.message);
+                    self.failed_stops.insert(id, now + RETRY);
                 }
-            }
+            },
             Done::TornDown(Ok(())) => self.in_flight.sandbox = false,
             Done::TornDown(Err(failure)) => {
                 self.in_flight.sandbox = false;

@@ -77,7 +77,8 @@ const CPU_MANAGER: Support = NotYet("containers get no exclusive CPUs yet");
 const MEMORY_MANAGER: Support = NotYet("containers get no NUMA-bound memory yet");
 const TOPOLOGY: Support = NotYet("no NUMA alignment yet");
 const IPTABLES: Support = NoEffect("unused upstream since the dockershim left");
-const MEMORY_QOS: Support = Partly("set for containers (cgroup v2); the groups of pods and QoS classes protect nothing yet");
+const MEMORY_QOS: Support =
+    Partly("set for containers (cgroup v2); the groups of pods and QoS classes protect nothing yet");
 const PROFILING: Support = NotYet("there is no profiling endpoint yet");
 
 pub const FIELDS: &[Field] = &[
@@ -166,7 +167,12 @@ pub const FIELDS: &[Field] = &[
     plain("maxPods", Int32, "110", Works),
     plain("memoryManagerPolicy", Text, "\"None\"", MEMORY_MANAGER),
     plain("memoryReservationPolicy", Text, "\"None\"", MEMORY_QOS),
-    plain("memorySwap", Object(MEMORY_SWAP), "", Partly("containers get their share (cgroup v2); not yet tried on a node with swap")),
+    plain(
+        "memorySwap",
+        Object(MEMORY_SWAP),
+        "",
+        Partly("containers get their share (cgroup v2); not yet tried on a node with swap"),
+    ),
     pointer("memoryThrottlingFactor", Float, "", MEMORY_QOS),
     pointer("mergeDefaultEvictionSettings", Bool, "false", EVICTION),
     plain("nodeLeaseDurationSeconds", Int32, "40", Works),
@@ -221,7 +227,12 @@ pub const FIELDS: &[Field] = &[
     plain("systemReserved", Map, "", Works),
     plain("systemReservedCgroup", Text, "", Works),
     plain("tlsCertFile", Text, "", Works),
-    plain("tlsCipherSuites", Texts, "", Partly("suites without forward secrecy or authenticated encryption are left out")),
+    plain(
+        "tlsCipherSuites",
+        Texts,
+        "",
+        Partly("suites without forward secrecy or authenticated encryption are left out"),
+    ),
     plain("tlsCurvePreferences", Int32s, "", Partly("the TLS library has X25519, P-256 and P-384")),
     plain("tlsMinVersion", Text, "", Partly("TLS 1.2 is the lowest version whatever is asked for")),
     plain("tlsPrivateKeyFile", Text, "", Works),
