@@ -1,13 +1,14 @@
 # Everything a newcomer needs: `make demo`, `make test`. Build caches live outside the checkout.
 CACHE ?= $(or $(FERROLET_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ferrolet)
 export FERROLET_CACHE := $(CACHE)
-export CARGO_TARGET_DIR ?= $(CACHE)/target
+# One per checkout: cargo goes by file times, and two checkouts would take each other's crates for their own.
+export CARGO_TARGET_DIR ?= $(CACHE)/target/$(firstword $(shell pwd | cksum))
 KUBELET := $(CARGO_TARGET_DIR)/release/kubelet
 # With an API server, or `standalone`.
 MODE ?= cluster
 $(if $(filter cluster standalone,$(MODE)),,$(error MODE is cluster or standalone, not $(MODE)))
 
-.PHONY: doctor build demo demo-down test test-unit test-real lint fmt
+.PHONY: doctor build install demo demo-down test test-unit test-real lint fmt
 # Two cargos at once only wait for each other, and the doctor comes first.
 .NOTPARALLEL:
 
@@ -17,6 +18,9 @@ doctor:
 
 build:
 	cargo build --release -p kubelet
+
+install: build
+	install -D -m 755 $(KUBELET) $(DESTDIR)/usr/bin/kubelet
 
 demo: doctor build
 	cargo run -q -p bed -- demo $(MODE) $(KUBELET)

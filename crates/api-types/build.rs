@@ -4,9 +4,10 @@ const FILES: [&str; 4] =
     ["runtime/v1/api.proto", "containerd/types.proto", "containerd/services.proto", "containerd/events.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto");
+    // Asked when it runs: a build script that was compiled in another checkout may be used again here.
+    let root = format!("{}/../../proto", std::env::var("CARGO_MANIFEST_DIR")?);
     println!("cargo:rerun-if-changed={root}");
-    let descriptors = protox::compile(FILES, [root])?;
+    let descriptors = protox::compile(FILES, [&root])?;
     tonic_prost_build::configure()
         .emit_rerun_if_changed(false)
         .build_transport(false)

@@ -193,7 +193,8 @@ impl Worker {
     fn turn_to_end(&mut self, inbox: &Inbox) {
         match &self.report.life {
             Life::Pending | Life::Syncing => {
-                if self.desired.deletion_requested() || inbox.removed {
+                let deleted = self.desired.deletion_requested() || inbox.removed;
+                if deleted && !self.is_orphan() {
                     self.begin_termination(TerminationCause::Deleted, None);
                 } else if let Some(end) = &inbox.end {
                     self.begin_termination(end.cause.clone(), end.grace);
@@ -618,6 +619,10 @@ impl Worker {
 
     fn wake_by(&mut self, at: Mono) {
         self.wake_at = Some(self.wake_at.map_or(at, |before| before.min(at)));
+    }
+
+    fn is_orphan(&self) -> bool {
+        self.inbox.borrow().end.as_ref().is_some_and(|end| end.cause == TerminationCause::Orphaned)
     }
 
     // ---- what others see

@@ -3,7 +3,7 @@
 //! Reads: the listeners. Wakes on: connections, shutdown. Every connection and every upgraded stream is owned by the
 //! server: `shutdown` ends them. HTTP/1.1 only, since upgrades exist only there.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -12,6 +12,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -105,10 +106,24 @@ impl Drop for Server {
     }
 }
 
+/// How long an address in use is waited for: an agent that was replaced may be a moment from its end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Binds, with the address in the error.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServerError> {
-    let listen = |source| ServerError::Listen { address: address.to_string(), source };
-    TcpListener::bind(address).await.map_err(listen)
+    let give_up = Instant::now() + PATIENCE;
+    let mut told = false;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(e) if e.kind() == ErrorKind::AddrInUse && Instant::now() < give_up => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%address, "the address is in use, waiting a little for it to become free");
+                }
+                sleep(Duration::from_millis(100)).await;
+            }
+            outcome => return outcome.map_err(|source| ServerError::Listen { address: address.to_string(), source }),
+        }
+    }
 }
 
 struct Acceptor {
@@ -201,5 +216,20 @@ where
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_in_use_is_waited_for() {
+        let before = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = before.local_addr().unwrap();
+        let waits = tokio::spawn(bind(address));
+        tokio::task::yield_now().await;
+        drop(before);
+        assert_eq!(waits.await.unwrap().unwrap().local_addr().unwrap(), address);
     }
 }

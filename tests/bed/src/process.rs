@@ -122,11 +122,12 @@ impl Daemons {
     }
 }
 
-/// Field 22 of /proc/PID/stat; with the pid it names a process for good. None for a zombie too.
+/// Field 22 of /proc/PID/stat; with the pid it names a process for good. None for a zombie too, once its last
+/// thread has gone: until then its sockets are open.
 pub fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    if fields.next()? == "Z" {
+    if fields.next()? == "Z" && fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count) <= 1 {
         return None;
     }
     fields.nth(18)?.parse().ok()

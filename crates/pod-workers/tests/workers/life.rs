@@ -1,0 +1,219 @@
+//! The way of a pod whose surroundings do what they should.
+
+use pod::{Life, TerminationCause};
+use pod_workers::PodCommand;
+use testing::{PodBuilder, Restart, pod};
+use tokio::time::sleep;
+
+use crate::bed::{Machine, s};
+
+fn web() -> PodBuilder {
+    pod("web").container("app", "nginx")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_starts_and_becomes_running() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    agent.set(&web).await;
+    assert!(agent.until_running(&web).await < s(2));
+    agent.until("the API knows", || machine.phase(&web) == "Running").await;
+    assert_eq!(machine.cri.running(), ["app"]);
+    let calls = machine.cri.call_log().len();
+    sleep(s(50)).await;
+    assert!(machine.cri.call_log().len() < calls + 10, "{:?}", machine.cri.call_log());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_pod_leaves_nothing_and_its_object_goes_last() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    agent.set(&web).await;
+    agent.until_running(&web).await;
+    agent.set(&machine.deleted(&web, 30)).await;
+    agent.until("its object is gone", || machine.object(&web).is_none()).await;
+    assert_eq!(machine.cri.sandbox_count(), 0);
+    assert!(!machine.pod_dir(&web.uid).exists());
+    agent.removed(&web).await;
+    agent.until_forgotten(&web).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_during_an_image_pull_ends_the_pod_at_once() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    machine.cri.delay("pull_image", s(600));
+    agent.set(&web).await;
+    agent.until("it pulls", || machine.cri.calls("pull_image") == 1).await;
+    agent.set(&machine.deleted(&web, 30)).await;
+    assert!(agent.until("its object is gone", || machine.object(&web).is_none()).await < s(3));
+    assert_eq!((machine.cri.sandbox_count(), machine.cri.calls("create_container")), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_while_the_sandbox_is_made_ends_the_pod_at_once() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    machine.cri.delay("run_podsandbox", s(100));
+    agent.set(&web).await;
+    agent.until("it is being made", || machine.cri.calls("run_podsandbox") == 1).await;
+    agent.set(&machine.deleted(&web, 30)).await;
+    assert!(agent.until("its object is gone", || machine.object(&web).is_none()).await < s(3));
+    sleep(s(200)).await;
+    assert_eq!(machine.cri.sandbox_count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_deleted_by_force_is_stopped_all_the_same() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    agent.set(&web).await;
+    agent.until_running(&web).await;
+    machine.api.remove("/api/v1/namespaces/default/pods/web");
+    agent.removed(&web).await;
+    agent.until_forgotten(&web).await;
+    assert_eq!(machine.cri.sandbox_count(), 0);
+    assert!(!machine.pod_dir(&web.uid).exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shorter_grace_makes_a_deletion_under_way_quicker() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web().grace(600));
+    machine.cri.ignores_stop("app");
+    agent.set(&web).await;
+    agent.until_running(&web).await;
+    agent.set(&machine.deleted(&web, 600)).await;
+    sleep(s(20)).await;
+    assert_eq!(machine.cri.running(), ["app"]);
+    agent.set(&machine.deleted(&web, 5)).await;
+    assert!(agent.until("its object is gone", || machine.object(&web).is_none()).await < s(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completed_pod_keeps_its_dead_container_until_it_is_deleted() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web().restart(Restart::Never));
+    machine.cri.ends_after("app", s(5), 0);
+    agent.set(&web).await;
+    agent.until("the API knows", || machine.phase(&web) == "Succeeded").await;
+    agent.until("all is taken down", || agent.life(&web) == Some(Life::Gone)).await;
+    assert!(machine.cri.container(&web.uid, "app").is_some());
+    assert_eq!(machine.cri.calls("run_podsandbox"), 1);
+    assert!(machine.object(&web).is_some());
+    sleep(s(600)).await;
+    assert_eq!(machine.cri.calls("start_container"), 1);
+    agent.set(&machine.deleted(&web, 30)).await;
+    agent.until("its object is gone", || machine.object(&web).is_none()).await;
+    agent.removed(&web).await;
+    agent.until_forgotten(&web).await;
+    assert_eq!(machine.cri.sandbox_count(), 0);
+    assert!(!machine.pod_dir(&web.uid).exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completed_pod_whose_sandbox_is_gone_leaves_no_directory_when_deleted() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web().restart(Restart::Never));
+    machine.cri.ends_after("app", s(5), 0);
+    agent.set(&web).await;
+    agent.until("all is taken down", || agent.life(&web) == Some(Life::Gone)).await;
+    let sandbox = agent.parts.pleg.snapshot()[0].sandboxes[0].id.clone();
+    agent.parts.runtime.remove_sandbox(&sandbox).await.unwrap();
+    agent.until("that is seen", || agent.parts.pleg.snapshot().is_empty()).await;
+    assert!(machine.pod_dir(&web.uid).exists());
+    agent.removed(&web).await;
+    agent.until_forgotten(&web).await;
+    assert!(!machine.pod_dir(&web.uid).exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_finds_a_completed_pod_starts_nothing() {
+    let machine = Machine::new();
+    let web = machine.create(web().restart(Restart::Always).edit(|p| {
+        p.status.get_or_insert_default().phase = Some("Failed".to_owned());
+    }));
+    let agent = machine.agent().await;
+    agent.set(&web).await;
+    agent.until("all is taken down", || agent.life(&web) == Some(Life::Gone)).await;
+    assert_eq!(machine.cri.calls("run_podsandbox"), 0);
+    assert_eq!(machine.phase(&web), "Failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_evicted_pod_ends_as_failed_with_its_reason() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    machine.cri.ignores_stop("app");
+    agent.set(&web).await;
+    agent.until_running(&web).await;
+    let (reason, message) = ("Evicted".to_owned(), "low on memory".to_owned());
+    let cause = TerminationCause::Failed { reason, message, disruption: true };
+    agent.tell(PodCommand::End { uid: web.uid.clone(), cause, grace: Some(s(3)) }).await;
+    assert!(agent.until("the API knows", || machine.phase(&web) == "Failed").await < s(6));
+    assert_eq!(machine.object(&web).unwrap()["status"]["reason"], "Evicted");
+    assert!(machine.cri.running().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_ends_at_its_active_deadline() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web().spec(|s| s.active_deadline_seconds = Some(60)));
+    agent.set(&web).await;
+    agent.until_running(&web).await;
+    sleep(s(50)).await;
+    assert!(agent.is_running(&web));
+    assert!(agent.until("the API knows", || machine.phase(&web) == "Failed").await < s(15));
+    assert_eq!(machine.object(&web).unwrap()["status"]["reason"], "DeadlineExceeded");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_agent_adopts_what_runs_and_starts_nothing_twice() {
+    let machine = Machine::new();
+    let web = machine.create(web());
+    let agent = machine.agent().await;
+    agent.set(&web).await;
+    agent.until_running(&web).await;
+    agent.stop().await;
+    let container = machine.cri.container(&web.uid, "app");
+    machine.cri.forget_calls();
+
+    let agent = machine.agent().await;
+    agent.set(&web).await;
+    agent.tell(PodCommand::SourcesReady).await;
+    agent.until_running(&web).await;
+    sleep(s(120)).await;
+    for operation in ["run_podsandbox", "create_container", "start_container", "stop_container", "stop_podsandbox"] {
+        assert_eq!(machine.cri.calls(operation), 0, "{operation}");
+    }
+    assert_eq!(machine.cri.container(&web.uid, "app"), container);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_of_the_same_name_starts_while_the_one_before_still_ends() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let first = machine.create(web().uid("first").grace(300));
+    machine.cri.ignores_stop("app");
+    agent.set(&first).await;
+    agent.until_running(&first).await;
+    machine.api.remove("/api/v1/namespaces/default/pods/web");
+    agent.removed(&first).await;
+    let second = machine.create(web().uid("second"));
+    agent.set(&second).await;
+    assert!(agent.until_running(&second).await < s(3));
+    assert!(matches!(agent.life(&first), Some(Life::Terminating { .. })));
+    agent.until_forgotten(&first).await;
+    assert_eq!(machine.cri.sandbox_count(), 1);
+    assert!(agent.is_running(&second));
+}

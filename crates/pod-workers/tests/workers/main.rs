@@ -1,0 +1,6 @@
+//! Dispatcher and workers with all their parts, on a fake runtime and a fake API server, on a paused clock.
+
+mod admission;
+mod bed;
+mod life;
+mod trouble;

@@ -1,0 +1,190 @@
+//! What fails is tried again, not too often, and holds nobody up who wants to go.
+
+use cri::Code;
+use pod::Life;
+use testing::{PodBuilder, pod};
+use tokio::time::sleep;
+
+use crate::bed::{Machine, facts, s};
+
+fn web() -> PodBuilder {
+    pod("web").container("app", "nginx")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crashing_container_restarts_at_once_and_then_with_back_off() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    machine.cri.ends_after("app", s(1), 1);
+    let starts = || machine.cri.calls("start_container");
+    agent.set(&web).await;
+    agent.until("the first start", || starts() == 1).await;
+    assert!(agent.until("the second start", || starts() == 2).await < s(2));
+    agent.until("it is held back", || agent.waits_for(&web).as_deref() == Some("CrashLoopBackOff")).await;
+    let waited = agent.until("the third start", || starts() == 3).await;
+    assert!(waited > s(9) && waited < s(11), "{waited:?}");
+    let waited = agent.until("the fourth start", || starts() == 4).await;
+    assert!(waited > s(20) && waited < s(22), "{waited:?}");
+    let restarts = agent.status(&web).unwrap().container_statuses.as_ref().unwrap()[0].restart_count;
+    assert!(restarts >= 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_that_fails_is_tried_again() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    machine.cri.fail_next("run_podsandbox", Code::Unknown, "no network plugin");
+    agent.set(&web).await;
+    let waited = agent.until_running(&web).await;
+    assert!(waited > s(8) && waited < s(13), "{waited:?}");
+    assert_eq!(machine.cri.calls("run_podsandbox"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_cannot_be_made_says_why_and_is_tried_again() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    machine.cri.fail_next("create_container", Code::Unknown, "no such device");
+    agent.set(&web).await;
+    agent.until("it says so", || agent.waits_for(&web).as_deref() == Some("CreateContainerError")).await;
+    agent.until_running(&web).await;
+    assert_eq!(machine.cri.calls("create_container"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_stop_is_not_tried_again_at_once() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let pod = machine.create(web());
+    agent.set(&pod).await;
+    agent.until_running(&pod).await;
+    machine.cri.fail_next("stop_container", Code::Unknown, "cannot");
+    let changed = machine.create(web().with(|c| c.image = Some("nginx:2".to_owned())));
+    agent.set(&changed).await;
+    let stops = || machine.cri.calls("stop_container");
+    agent.until("a stop", || stops() == 1).await;
+    sleep(s(8)).await;
+    assert_eq!(stops(), 1);
+    agent.until("the new one runs", || machine.cri.calls("start_container") == 2).await;
+    assert_eq!(stops(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_that_cannot_be_torn_down_is_not_tried_again_at_once() {
+    let machine = Machine::new();
+    let web = machine.create(web());
+    machine.cri.seed(&web);
+    machine.cri.seed(&web); // two of them: both must go
+    for _ in 0..2 {
+        machine.cri.fail_next("stop_podsandbox", Code::Unknown, "cannot");
+    }
+    let agent = machine.agent().await;
+    agent.set(&web).await;
+    let stops = || machine.cri.calls("stop_podsandbox");
+    agent.until("a try", || stops() == 1).await;
+    sleep(s(8)).await;
+    assert_eq!(stops(), 1);
+    agent.until("a new one is made", || machine.cri.calls("run_podsandbox") == 1).await;
+    agent.until_running(&web).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_is_deleted_at_once_though_its_volume_waits_for_the_next_try() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web().spec(|s| {
+        let config_map = serde_json::json!({"name": "v", "configMap": {"name": "missing"}});
+        s.volumes = Some(vec![serde_json::from_value(config_map).unwrap()]);
+        let mount = serde_json::json!({"name": "v", "mountPath": "/v"});
+        s.containers[0].volume_mounts = Some(vec![serde_json::from_value(mount).unwrap()]);
+    }));
+    agent.set(&web).await;
+    sleep(s(400)).await; // two minutes between tries by now
+    assert_eq!(machine.cri.calls("run_podsandbox"), 0);
+    agent.set(&machine.deleted(&web, 30)).await;
+    assert!(agent.until("its object is gone", || machine.object(&web).is_none()).await < s(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_termination_is_tried_again_until_it_succeeds() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    agent.set(&web).await;
+    agent.until_running(&web).await;
+    for _ in 0..3 {
+        machine.cri.fail_next("stop_container", Code::Unknown, "cannot");
+    }
+    machine.cri.fail_next("remove_podsandbox", Code::Unknown, "cannot");
+    agent.set(&machine.deleted(&web, 30)).await;
+    let waited = agent.until("its object is gone", || machine.object(&web).is_none()).await;
+    assert!(waited > s(3) && waited < s(10), "{waited:?}");
+    assert_eq!(machine.cri.calls("stop_container"), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_sandbox_is_removed_once() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    agent.set(&web).await;
+    machine.cri.delay("remove_podsandbox", s(5));
+    for sandboxes in 1..=3 {
+        agent
+            .until("it is up", || machine.cri.calls("start_container") == sandboxes && machine.cri.running().len() == 1)
+            .await;
+        sleep(s(60)).await;
+        if sandboxes < 3 {
+            let newest = agent.parts.pleg.snapshot()[0].sandboxes[0].id.clone();
+            machine.cri.kill_sandbox(&newest);
+        }
+    }
+    assert_eq!((machine.cri.calls("remove_podsandbox"), machine.cri.sandbox_count()), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_container_that_cannot_be_removed_is_tried_again_later() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    machine.cri.ends_after("app", s(1), 1);
+    machine.cri.fail_next("remove_container", Code::Unknown, "cannot");
+    agent.set(&web).await;
+    agent.until("a try", || machine.cri.calls("remove_container") == 1).await;
+    sleep(s(5)).await;
+    assert_eq!(machine.cri.calls("remove_container"), 1);
+    agent.until("another", || machine.cri.calls("remove_container") == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_waits_for_the_nodes_network() {
+    let machine = Machine::new();
+    let mut node = facts();
+    (node.network_ready, node.network_message) = (false, "no plugin".to_owned());
+    let agent = machine.agent_that(node, false).await;
+    let web = machine.create(web());
+    agent.set(&web).await;
+    sleep(s(60)).await;
+    assert_eq!(machine.cri.calls("run_podsandbox"), 0);
+    agent.facts.send_replace(facts().into());
+    assert!(agent.until_running(&web).await < s(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_is_away_delays_a_deletion_and_no_more() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    agent.set(&web).await;
+    agent.until_running(&web).await;
+    machine.cri.down();
+    agent.set(&machine.deleted(&web, 30)).await;
+    sleep(s(60)).await;
+    assert!(matches!(agent.life(&web), Some(Life::Terminating { .. })));
+    machine.cri.up();
+    agent.until("its object is gone", || machine.object(&web).is_none()).await;
+    assert_eq!(machine.cri.sandbox_count(), 0);
+}
