@@ -186,8 +186,32 @@ fn volume(v: &mut Volume) {
         let policy = pull_policy(image.reference.as_deref().unwrap_or_default());
         or_text(&mut image.pull_policy, policy);
     }
+    network_volume(v);
+}
+
+/// Kinds that no kubelet mounts by itself any more: their defaults are part of a static pod's identity.
+fn network_volume(v: &mut Volume) {
     if let Some(iscsi) = &mut v.iscsi {
         or_text(&mut iscsi.iscsi_interface, "default");
+    }
+    if let Some(rbd) = &mut v.rbd {
+        or_text(&mut rbd.pool, "rbd");
+        or_text(&mut rbd.user, "admin");
+        or_text(&mut rbd.keyring, "/etc/ceph/keyring");
+    }
+    if let Some(disk) = &mut v.azure_disk {
+        or_set(&mut disk.caching_mode, "ReadWrite".to_owned());
+        or_set(&mut disk.fs_type, "ext4".to_owned());
+        or_set(&mut disk.read_only, false);
+        or_set(&mut disk.kind, "Shared".to_owned());
+    }
+    if let Some(scale_io) = &mut v.scale_io {
+        or_text(&mut scale_io.storage_mode, "ThinProvisioned");
+        or_text(&mut scale_io.fs_type, "xfs");
+    }
+    let claim = v.ephemeral.as_mut().and_then(|e| e.volume_claim_template.as_mut());
+    if let Some(claim) = claim {
+        or_text(&mut claim.spec.volume_mode, "Filesystem");
     }
 }
 

@@ -27,6 +27,7 @@ pub mod resources;
 pub mod restart;
 pub mod restart_all;
 pub mod static_pod;
+mod static_uid;
 pub mod status;
 pub mod sysctl;
 pub mod time;

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use k8s_openapi::api::core::v1::{Pod, PodStatus, Toleration};
 
 use crate::{
-    DesiredPod, Source, defaults, hash,
+    DesiredPod, Source, defaults, static_uid,
     validate::{InvalidPod, api_reference, validate},
 };
 
@@ -46,7 +46,7 @@ pub fn from_manifest(mut pod: Pod, manifest: Manifest<'_>, node_name: &str) -> R
     let Some(name) = pod.metadata.name.clone().filter(|n| !n.is_empty()) else { return Err(ManifestError::NoName) };
     defaults::apply(&mut pod);
     if pod.metadata.uid.as_deref().is_none_or(str::is_empty) {
-        pod.metadata.uid = Some(uid(&pod, manifest, node_name));
+        pod.metadata.uid = Some(static_uid::uid(&pod, manifest, node_name));
     }
     let meta = &mut pod.metadata;
     meta.name = Some(format!("{name}-{}", node_name.to_lowercase()));
@@ -84,17 +84,6 @@ fn tolerate_everything(tolerations: &mut Vec<Toleration>) {
     if !tolerations.contains(&wanted) {
         tolerations.push(wanted);
     }
-}
-
-/// Changes whenever the manifest's meaning, its place or the node does.
-fn uid(pod: &Pod, manifest: Manifest<'_>, node_name: &str) -> String {
-    // The fields of k8s-openapi are written in a fixed order and its maps are sorted.
-    let meaning = serde_json::to_vec(pod).unwrap_or_default();
-    let place = match manifest {
-        Manifest::File(path) => format!("host:{node_name}file:{path}"),
-        Manifest::Url(url) => format!("url:{url}"),
-    };
-    format!("{:032x}", hash::fnv1a_128(&[&meaning, place.as_bytes()]))
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@ use anyhow::Result;
 use bed::{Runtime, wait};
 use serde_json::Value;
 
-use crate::world::{Group, World, container_status, expect, expect_eq, list, shell_pod};
+use crate::{
+    static_pods,
+    world::{Group, World, container_status, expect, expect_eq, list, shell_pod},
+};
 
 pub fn group() -> Group {
     Group {
@@ -72,7 +75,10 @@ fn restart_adopts(w: &mut World) -> Result<()> {
 }
 
 fn swap_with_upstream(w: &mut World) -> Result<()> {
-    let names = start_pods(w, "swap", 10)?;
+    let mut names = start_pods(w, "swap", 10)?;
+    static_pods::put(w, "fixed.json", &shell_pod("fixed", &[("app", "sleep 100000")]))?;
+    names.push(format!("fixed-{}", w.node_name()));
+    w.kubectl().until_ready(&names[10])?;
     let (before, running) = (picture(w, &names)?, w.running()?);
     let upstream = w.cluster.cache().bin("kubelet");
     w.node().stop_kubelet();
@@ -84,7 +90,9 @@ fn swap_with_upstream(w: &mut World) -> Result<()> {
     until_agent_works(w, "under-ferrolet-again")?;
     expect_eq(picture(w, &names)?, before, "pods under ferrolet again")?;
     expect_eq(w.running()?, running, "running containers")?;
-    delete(w, &names)
+    std::fs::remove_file(w.node().static_pods().join("fixed.json"))?;
+    w.kubectl().until_gone("pod", &names[10])?;
+    delete(w, &names[..10])
 }
 
 fn api_server_away(w: &mut World) -> Result<()> {

@@ -35,7 +35,7 @@ fn groups() -> Vec<Group> {
 
 /// Run only when named: they take longer than all others together where there is no KVM.
 fn groups_on_demand() -> Vec<Group> {
-    vec![vm::group()]
+    vec![vm::group(), vm::old_runtime_group()]
 }
 
 fn all_groups() -> impl Iterator<Item = Group> {

@@ -22,7 +22,7 @@ pub fn group() -> Group {
 
 const NAME: &str = "web-node-a";
 
-fn put(w: &World, file: &str, manifest: &Value) -> Result<()> {
+pub fn put(w: &World, file: &str, manifest: &Value) -> Result<()> {
     // As an editor would: written beside, then moved into place.
     let dir = w.node().static_pods();
     let temporary = w.node().dir.join("manifest.tmp");

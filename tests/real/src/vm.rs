@@ -22,6 +22,26 @@ pub fn group() -> Group {
             ("exec_logs_and_the_pod_network_reach_the_vm", reached),
             ("memory_beyond_the_limit_is_oomkilled", oom_killed),
             ("kill_9_and_restart_of_the_unit_adopt_what_runs", restarts_adopt),
+            ("the_upstream_kubelet_and_back_touches_nothing", swap_with_upstream),
+            ("limits_are_those_that_the_upstream_kubelet_sets", limits_as_upstream),
+            ("systemds_watchdog_is_fed_and_restarts_a_hung_agent", watchdog),
+            ("after_a_power_cut_pods_come_up_once", power_cut),
+            ("a_deleted_pod_leaves_no_slice_mount_or_directory", leaves_nothing),
+        ],
+    }
+}
+
+/// Debian's own containerd and runc.
+pub fn old_runtime_group() -> Group {
+    Group {
+        name: "vm-1-6",
+        runtime: Runtime::Debian,
+        tests: vec![
+            ("a_debian_node_becomes_ready", becomes_ready as Test),
+            ("a_pod_lives_in_a_slice_with_its_limits", pod_in_slice),
+            ("memory_beyond_the_limit_is_oomkilled", oom_killed),
+            ("kill_9_and_restart_of_the_unit_adopt_what_runs", restarts_adopt),
+            ("after_a_power_cut_pods_come_up_once", power_cut),
             ("a_deleted_pod_leaves_no_slice_mount_or_directory", leaves_nothing),
         ],
     }
@@ -32,7 +52,8 @@ fn vm(w: &World) -> Result<Vm> {
     if let Some(vm) = Vm::attach(&w.cluster, NAME, INDEX)? {
         return Ok(vm);
     }
-    let vm = Vm::boot(&w.cluster, &VmOptions::new(NAME, INDEX, &kubelet()?))?;
+    let runtime = w.node().options.runtime;
+    let vm = Vm::boot(&w.cluster, &VmOptions { runtime, ..VmOptions::new(NAME, INDEX, &kubelet()?) })?;
     vm.until_ready(&w.cluster)?;
     Ok(vm)
 }
@@ -208,6 +229,12 @@ fn picture(w: &World, names: &[&str]) -> Result<Vec<(Value, Value)>> {
     names.iter().map(one).collect()
 }
 
+/// Starts and ends a pod: the agent, just restarted, has taken the node over and looked at every pod.
+fn until_agent_works(w: &World, probe: &str) -> Result<()> {
+    start(w, &[vm_pod(probe, &[("app", "sleep 100000")])])?;
+    w.delete_pods(&[probe])
+}
+
 fn restarts_adopt(w: &mut World) -> Result<()> {
     on_vm(w, |vm| {
         let names = ["keep-0", "keep-1", "keep-2"];
@@ -221,13 +248,186 @@ fn restarts_adopt(w: &mut World) -> Result<()> {
             ("systemctl restart kubelet", "after-restart"),
         ] {
             vm.ssh(&[how])?;
-            start(w, &[vm_pod(probe, &[("app", "sleep 100000")])])?;
-            w.delete_pods(&[probe])?;
+            until_agent_works(w, probe)?;
             expect_eq(picture(w, &names)?, before.clone(), how)?;
             expect_eq(pids()?, processes.clone(), how)?;
         }
         expect(is_ready(&w.kubectl().json(&["get", "node", NAME])?), "the node is Ready")?;
         w.delete_pods(&names)
+    })
+}
+
+/// Swaps the kubelets, and swaps them back whatever happens between.
+fn under_upstream<T>(vm: &Vm, test: impl FnOnce() -> Result<T>) -> Result<T> {
+    vm.swap_kubelet(true)?;
+    let program = || vm.ssh(&["readlink /proc/$(systemctl show -P MainPID kubelet)/exe"]);
+    let outcome = program().and_then(|p| expect(p.trim().ends_with("upstream"), p.trim())).and_then(|()| test());
+    vm.swap_kubelet(false)?;
+    let outcome = outcome?;
+    let now = program()?;
+    expect(now.trim().ends_with("/kubelet"), now.trim())?;
+    Ok(outcome)
+}
+
+fn swap_with_upstream(w: &mut World) -> Result<()> {
+    on_vm(w, |vm| {
+        let names = ["swap-0", "swap-1", "swap-2"];
+        let limits = json!({"limits": {"cpu": "100m", "memory": "32Mi"}});
+        let pods = start(
+            w,
+            &[
+                sized_pod(names[0], limits),
+                sized_pod(names[1], json!({"requests": {"cpu": "50m"}})),
+                sized_pod(names[2], json!({})),
+            ],
+        )?;
+        let before = picture(w, &names)?;
+        let group = slice("", &pods[0]);
+        let limits = || read(vm, &group, &["memory.max", "cpu.max", "cpu.weight", "pids.max"]);
+        let set = limits()?;
+        let untouched = |probe: &str| {
+            until_agent_works(w, probe)?;
+            expect_eq(picture(w, &names)?, before.clone(), probe)?;
+            expect_eq(limits()?, set.clone(), probe)
+        };
+        under_upstream(vm, || untouched("under-upstream"))?;
+        untouched("under-ferrolet-again")?;
+        w.delete_pods(&names)
+    })
+}
+
+/// Every limit that the kernel and systemd hold for the QoS classes, for a pod of each, and for its container.
+fn all_limits(w: &World, vm: &Vm) -> Result<Vec<(String, String)>> {
+    let both = json!({"requests": {"cpu": "100m", "memory": "16Mi"}, "limits": {"cpu": "333m", "memory": "48Mi"}});
+    let pods = start(
+        w,
+        &[
+            sized_pod("guaranteed", json!({"limits": {"cpu": "250m", "memory": "64Mi"}})),
+            sized_pod("burstable", both),
+            sized_pod("besteffort", json!({})),
+        ],
+    )?;
+    let slices = [slice("", &pods[0]), slice("burstable-", &pods[1]), slice("besteffort-", &pods[2])];
+    let kubepods = PathBuf::from("/sys/fs/cgroup/kubepods.slice");
+    let mut groups = vec![
+        ("kubepods".to_owned(), kubepods.clone()),
+        ("burstable tier".to_owned(), kubepods.join("kubepods-burstable.slice")),
+        ("besteffort tier".to_owned(), kubepods.join("kubepods-besteffort.slice")),
+    ];
+    for (pod, slice) in pods.iter().zip(&slices) {
+        let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+        groups.push((format!("pod {name}"), slice.clone()));
+        groups.push((format!("container of {name}"), scope(slice, pod)));
+    }
+    let limits = |(name, group): (String, PathBuf)| {
+        let unit = group.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let shown = vm.ssh(&[&format!(
+            "cd {} && grep -H . memory.max memory.high memory.low memory.min memory.swap.max memory.oom.group cpu.max \
+             cpu.weight cpuset.cpus pids.max hugetlb.*.max; systemctl show {unit} -p MemoryMax -p MemoryLow -p MemoryMin \
+             -p CPUWeight -p CPUQuotaPerSecUSec -p CPUQuotaPeriodUSec -p TasksMax -p AllowedCPUs -p MemoryAccounting \
+             -p CPUAccounting -p TasksAccounting -p IOAccounting -p DefaultDependencies",
+            group.display()
+        )])?;
+        Ok((name, shown))
+    };
+    let all = groups.into_iter().map(limits).collect();
+    w.delete_pods(&["guaranteed", "burstable", "besteffort"])?;
+    all
+}
+
+fn limits_as_upstream(w: &mut World) -> Result<()> {
+    on_vm(w, |vm| {
+        let own = all_limits(w, vm)?;
+        let upstream = under_upstream(vm, || all_limits(w, vm))?;
+        for ((name, own), (_, upstream)) in own.iter().zip(&upstream) {
+            let differ: Vec<_> = own.lines().zip(upstream.lines()).filter(|(own, upstream)| own != upstream).collect();
+            expect(
+                differ.is_empty() && own.lines().count() == upstream.lines().count(),
+                format!("{name}: {differ:?}"),
+            )?;
+        }
+        Ok(())
+    })
+}
+
+/// A property of the agent's unit.
+fn unit(vm: &Vm, property: &str) -> Result<String> {
+    Ok(vm.ssh(&["systemctl", "show", "kubelet", "-P", property])?.trim().to_owned())
+}
+
+fn watchdog(w: &mut World) -> Result<()> {
+    on_vm(w, |vm| {
+        expect_eq(unit(vm, "Type")?.as_str(), "notify", "type of the unit")?;
+        start(w, &[sized_pod("watched", json!({}))])?;
+        let before = picture(w, &["watched"])?;
+        let drop_in = "/etc/systemd/system/kubelet.service.d/20-watchdog.conf";
+        let restart = "systemctl daemon-reload; systemctl restart kubelet";
+        vm.ssh(&[&format!("printf '[Service]\\nWatchdogSec=30\\n' >{drop_in}; {restart}")])?;
+        expect_eq(unit(vm, "ActiveState")?.as_str(), "active", "unit with a watchdog")?;
+        let fed = unit(vm, "WatchdogTimestampMonotonic")?;
+        wait::until("the watchdog to be fed", wait::LONG, || Ok(unit(vm, "WatchdogTimestampMonotonic")? != fed))?;
+        let restarts = unit(vm, "NRestarts")?;
+        vm.ssh(&["systemctl", "kill", "-s", "STOP", "kubelet"])?;
+        wait::until("systemd to restart the hung agent", wait::LONG, || {
+            Ok(unit(vm, "NRestarts")? != restarts && unit(vm, "ActiveState")? == "active")
+        })?;
+        vm.ssh(&[&format!("rm {drop_in}; {restart}")])?;
+        until_agent_works(w, "after-watchdog")?;
+        expect_eq(picture(w, &["watched"])?, before, "the pod")?;
+        w.delete_pods(&["watched"])
+    })
+}
+
+fn power_cut(w: &mut World) -> Result<()> {
+    on_vm(w, |vm| {
+        let k = w.kubectl();
+        let mut once = sized_pod("once", json!({}));
+        once["spec"]["restartPolicy"] = json!("Never");
+        let mut done = vm_pod("done", &[("app", "true")]);
+        done["spec"]["restartPolicy"] = json!("Never");
+        k.apply(&done.to_string())?;
+        let limits = json!({"limits": {"cpu": "100m", "memory": "32Mi"}});
+        let before = start(w, &[sized_pod("back-0", limits), sized_pod("back-1", json!({})), once])?;
+        let done = k.until_pod("done", "Succeeded", |p| p["status"]["phase"] == "Succeeded")?;
+
+        vm.cut_power()?;
+        let boot_id = vm.ssh(&["cat", "/proc/sys/kernel/random/boot_id"])?;
+        wait::until("the node to tell its new boot id", wait::LONG, || {
+            let node = k.json(&["get", "node", NAME])?;
+            Ok(node["status"]["nodeInfo"]["bootID"].as_str() == Some(boot_id.trim()) && is_ready(&node))
+        })?;
+        let rebooted = format!("involvedObject.name={NAME},reason=Rebooted");
+        let events = k.json(&["get", "events", "--field-selector", &rebooted])?;
+        expect(!events["items"].as_array().is_none_or(Vec::is_empty), "an event says that the node has rebooted")?;
+
+        for (name, old) in ["back-0", "back-1"].into_iter().zip(&before) {
+            let old = container_status(old, "app");
+            k.until_pod(name, "Ready after the power cut", |p| {
+                is_ready(p) && container_status(p, "app")["containerID"] != old["containerID"]
+            })?;
+            let ip = k.pod(name)?["status"]["podIP"].as_str().unwrap_or_default().to_owned();
+            expect_eq(k.run(&["exec", name, "--", "hostname", "-i"])?.trim(), ip.as_str(), "address")?;
+        }
+        k.until_pod("once", "Failed", |p| p["status"]["phase"] == "Failed")?;
+        until_agent_works(w, "after-power-cut")?;
+
+        // By now everything has been looked at more than once.
+        for (name, old) in ["back-0", "back-1"].into_iter().zip(&before) {
+            let now = k.pod(name)?;
+            let app = container_status(&now, "app");
+            expect_eq(&app["restartCount"], &json!(1), name)?;
+            let last = &app["lastState"]["terminated"]["containerID"];
+            expect_eq(last, &container_status(old, "app")["containerID"], "the container before")?;
+        }
+        let first = container_status(&before[2], "app");
+        let once = k.pod("once")?;
+        let once = container_status(&once, "app");
+        expect_eq(&once["containerID"], &first["containerID"], "a pod that runs once")?;
+        expect_eq(&k.pod("done")?["status"]["containerStatuses"], &done["status"]["containerStatuses"], "done")?;
+        // Sandbox and container of each pod that came back, and nothing else.
+        let scopes = vm.ssh(&["find /sys/fs/cgroup/kubepods.slice -name 'cri-containerd-*.scope' | wc -l"])?;
+        expect_eq(scopes.trim(), "4", "scopes")?;
+        w.delete_pods(&["back-0", "back-1", "once", "done"])
     })
 }
 

@@ -1,6 +1,6 @@
 //! What every real-stack test stands on: a cluster with the kubelet under test, and a few ways to look at it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use bed::{Cache, Cluster, ClusterOptions, Kubectl, Node, NodeOptions, Runtime, images};
@@ -56,6 +56,16 @@ impl World {
             .collect();
         ids.sort();
         Ok(ids)
+    }
+
+    /// Pods of which the runtime has a sandbox or a container, by CRI.
+    pub fn pods_of_runtime(&self) -> Result<Vec<String>> {
+        let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        executor.block_on(async {
+            let cri = cri::Cri::connect(&self.node().socket().display().to_string(), "", Duration::from_secs(60))?;
+            let observed = cri.observe_all().await?;
+            Ok(observed.pods.iter().map(|pod| pod.key.to_string()).collect())
+        })
     }
 
     /// What a pod's end must not leave: mounts, cgroups, directories of its UID.
@@ -123,7 +133,6 @@ pub fn run(group: &Group, wanted: &[String], tally: &mut Tally) -> Result<()> {
     if tally.failed.len() == before {
         world.cluster.down()?;
     } else {
-        eprintln!("left for inspection: {} (`bed down {}` ends it)", world.cluster.dir.display(), group.name);
         world.node().stop_kubelet();
         keep_logs_and_end(world)?;
     }
