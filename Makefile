@@ -8,7 +8,10 @@ KUBELET := $(CARGO_TARGET_DIR)/release/kubelet
 MODE ?= cluster
 $(if $(filter cluster standalone,$(MODE)),,$(error MODE is cluster or standalone, not $(MODE)))
 
-.PHONY: doctor build install demo demo-down test test-unit test-real lint fmt
+# `full`, `short` (a few minutes, fails where ferrolet is not well ahead), or any arguments of tests/bench.
+BENCH ?= full
+
+.PHONY: doctor build install demo demo-down test test-unit test-real test-vm test-differential bench lint fmt
 # Two cargos at once only wait for each other, and the doctor comes first.
 .NOTPARALLEL:
 
@@ -42,6 +45,19 @@ lint:
 # On the real stack; TESTS names groups or single tests (`cargo run -p real -- --list`).
 test-real: doctor build
 	FERROLET_KUBELET=$(KUBELET) cargo run -q -p real -- $(TESTS)
+
+# On Debian VMs with systemd and cgroup v2, with containerd 2.4 and 1.6; minutes each where there is no KVM.
+test-vm: TESTS = vm vm-1-6
+test-vm: test-real
+
+# The same pods on the upstream kubelet and on ours, compared field by field; ALL=1 takes the whole corpus, CASES
+# names some (regular expressions).
+test-differential: doctor build
+	FERROLET_KUBELET=$(KUBELET) cargo run -q -p differential -- $(if $(ALL),--all) $(CASES)
+
+# ferrolet beside the upstream kubelet; the full form writes docs/BENCHMARKS.md and its pictures.
+bench: doctor build
+	FERROLET_KUBELET=$(KUBELET) cargo run -q -p bench -- $(BENCH) $(if $(filter full,$(BENCH)),--write)
 
 fmt:
 	cargo fmt --all

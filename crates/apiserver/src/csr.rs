@@ -28,8 +28,8 @@ pub struct SigningRequest {
     pub signer: String,
     pub usages: Vec<String>,
     pub expiration_seconds: Option<i32>,
-    /// `csr-` as upstream, or a prefix of one's own.
-    pub generate_name: String,
+    /// None: the server makes one that begins with `csr-`.
+    pub name: Option<String>,
 }
 
 impl Row for CertificateSigningRequest {
@@ -53,7 +53,8 @@ impl Row for CertificateSigningRequest {
 impl ApiServer {
     /// Creates the request and returns the object with the name that the server gave it.
     pub async fn create_csr(&self, wanted: SigningRequest) -> Result<CertificateSigningRequest, ApiError> {
-        let metadata = ObjectMeta { generate_name: Some(wanted.generate_name), ..ObjectMeta::default() };
+        let generate_name = wanted.name.is_none().then(|| "csr-".to_owned());
+        let metadata = ObjectMeta { name: wanted.name, generate_name, ..ObjectMeta::default() };
         let spec = CertificateSigningRequestSpec {
             request: ByteString(wanted.request),
             signer_name: wanted.signer,

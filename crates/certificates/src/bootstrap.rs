@@ -10,5 +10,5 @@ mod store;
 
 pub use first::{FirstIdentity, ensure_identity};
 pub use identity::follow_identity;
-pub use rotation::{ClientRotation, ServingRotation};
+pub use rotation::{Bootstrap, ClientRotation, ServingRotation};
 pub use store::PairStore;

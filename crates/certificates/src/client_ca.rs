@@ -32,20 +32,18 @@ impl fmt::Debug for ClientCa {
 }
 
 impl ClientCa {
-    /// No path: no client certificate is ever believed. Nor is one while the file can't be used; it counts as soon as
-    /// it can. Must be called inside a tokio runtime.
-    pub fn from_file(path: impl AsRef<Path>) -> Self {
+    /// No path: no client certificate is ever believed. The file must be usable at first; later a change that is not
+    /// leaves the old one in force. Must be called inside a tokio runtime.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let verifier = Current::default();
         if path.as_os_str().is_empty() {
-            return Self { verifier, _follower: None };
+            return Ok(Self { verifier, _follower: None });
         }
         let files = Files::new(vec![path.to_owned()]);
-        if let Err(error) = load(path, &verifier) {
-            tracing::error!(%error, "no client certificate is believed until the client CA bundle can be used");
-        }
+        load(path, &verifier)?;
         let follower = tokio::spawn(follow_bundle(files, path.to_owned(), verifier.clone()));
-        Self { verifier, _follower: Some(Arc::new(AbortOnDropHandle::new(follower))) }
+        Ok(Self { verifier, _follower: Some(Arc::new(AbortOnDropHandle::new(follower))) })
     }
 
     /// Judges a chain by the bundle of the moment; None: there is none.
@@ -109,10 +107,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.crt");
         let ((old, old_leaf), (new, new_leaf)) = (authority(), authority());
-        let ca = ClientCa::from_file(&path);
-        assert!(ca.verifier().is_none(), "the file is not there yet");
         std::fs::write(&path, old).unwrap();
-        tokio::time::sleep(std::time::Duration::from_secs(120)).await;
+        let ca = ClientCa::from_file(&path).unwrap();
         assert!(believes(&ca, &old_leaf) && !believes(&ca, &new_leaf));
         std::fs::write(&path, new).unwrap();
         tokio::time::sleep(std::time::Duration::from_secs(120)).await;
@@ -123,7 +119,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_bundle_that_cannot_be_used_at_first_is_an_error_with_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.crt");
+        let missing = ClientCa::from_file(&path).unwrap_err().to_string();
+        assert!(missing.contains("ca.crt"), "{missing}");
+        std::fs::write(&path, "junk").unwrap();
+        let broken = ClientCa::from_file(&path).unwrap_err().to_string();
+        assert!(broken.contains("ca.crt"), "{broken}");
+    }
+
+    #[tokio::test]
     async fn without_a_file_no_certificate_is_believed() {
-        assert!(ClientCa::from_file("").verifier().is_none());
+        assert!(ClientCa::from_file("").unwrap().verifier().is_none());
     }
 }

@@ -36,6 +36,8 @@ pub enum CertificateError {
     Tls { source: rustls::Error },
     #[error("kubeconfig {} can't be used: {detail}", path.display())]
     Kubeconfig { path: PathBuf, detail: String },
+    #[error("the signing request {name} is another one's: {detail}")]
+    OtherRequest { name: String, detail: String },
     #[error("signing request for {subject}")]
     Request { subject: String, source: Box<ApiError> },
 }

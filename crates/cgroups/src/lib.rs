@@ -131,6 +131,11 @@ impl Cgroups {
         self.shared.hierarchies.version()
     }
 
+    /// Whether pods have cgroups of their own.
+    pub fn has_pods(&self) -> bool {
+        self.shared.config.per_qos
+    }
+
     pub fn driver(&self) -> Driver {
         self.shared.config.driver
     }

@@ -18,8 +18,6 @@ pub struct Amount {
     pub memory: i64,
     /// None: not limited.
     pub pids: Option<i64>,
-    /// Bytes by page size in bytes.
-    pub hugepages: BTreeMap<u64, u64>,
 }
 
 /// What the machine has, and how much of it kubeReserved and systemReserved keep from pods.
@@ -39,7 +37,7 @@ pub struct Reserved {
     pub compressible_only: bool,
 }
 
-/// Huge pages of a QoS class are not limited; the pods' are.
+/// Huge pages of kubepods and of a QoS class are not limited; the pods' are.
 const UNBOUNDED: u64 = 1 << 62;
 
 impl Cgroups {
@@ -117,8 +115,7 @@ impl Cgroups {
 
     fn node_limits(&self, resources: &NodeResources) -> Limits {
         let mut limits = node_limits(resources, self.shared.config.enforce_pods);
-        limits.hugepages = self.all_page_sizes(0);
-        limits.hugepages.extend(resources.capacity.hugepages.clone());
+        limits.hugepages = self.all_page_sizes(UNBOUNDED);
         // Told of a cpuset here, systemd enables the controller below and keeps it.
         limits.cpus = fs::read_to_string("/sys/devices/system/cpu/online").ok().map(|cpus| cpus.trim().to_owned());
         if self.version() == Version::V2 {
@@ -167,8 +164,8 @@ mod tests {
 
     fn resources() -> NodeResources {
         NodeResources {
-            capacity: Amount { milli_cpu: 4000, memory: 8 << 30, pids: Some(32768), ..Amount::default() },
-            reserved: Amount { milli_cpu: 500, memory: 1 << 30, pids: Some(1000), ..Amount::default() },
+            capacity: Amount { milli_cpu: 4000, memory: 8 << 30, pids: Some(32768) },
+            reserved: Amount { milli_cpu: 500, memory: 1 << 30, pids: Some(1000) },
         }
     }
 
@@ -176,6 +173,12 @@ mod tests {
     fn kubepods_gets_the_capacity_less_what_is_reserved() {
         let limits = node_limits(&resources(), true);
         assert_eq!((limits.cpu_shares, limits.memory, limits.pids), (Some(3584), Some(7 << 30), Some(31768)));
+    }
+
+    #[test]
+    fn kubepods_does_not_limit_huge_pages() {
+        let limits = crate::tests::cgroups(crate::Config::default()).node_limits(&resources());
+        assert!(limits.hugepages.values().all(|limit| *limit == UNBOUNDED), "{:?}", limits.hugepages);
     }
 
     #[test]

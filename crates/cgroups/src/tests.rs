@@ -16,7 +16,7 @@ pub fn pod(uid: &str, resources: &str) -> DesiredPod {
     DesiredPod::new(Source::Api, Arc::new(object)).unwrap()
 }
 
-fn cgroups(config: Config) -> Cgroups {
+pub fn cgroups(config: Config) -> Cgroups {
     Cgroups::on(config, Hierarchies::V1(Default::default())).unwrap()
 }
 
@@ -54,7 +54,7 @@ fn the_runtime_is_told_the_parent_as_its_driver_wants_it() {
 }
 
 fn node() -> NodeResources {
-    let capacity = Amount { milli_cpu: 2000, memory: 4 << 30, pids: Some(4096), ..Amount::default() };
+    let capacity = Amount { milli_cpu: 2000, memory: 4 << 30, pids: Some(4096) };
     NodeResources { capacity, reserved: Amount { milli_cpu: 1000, memory: 1 << 30, ..Amount::default() } }
 }
 

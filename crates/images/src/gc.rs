@@ -8,9 +8,9 @@ use std::{
 
 use cri::{CriError, Image};
 use host::{HostError, fs_stats::fs_stats};
-use pod::{Mono, ObservedPod, mounts::EventType};
+use pod::{Mono, ObservedPod, mounts::EventType, time::Timestamp};
 
-use crate::{counters, images::Images};
+use crate::{counters, images::Images, pulled_records::whole_second};
 
 const PERIOD: Duration = Duration::from_secs(300);
 
@@ -103,6 +103,7 @@ impl ImageGc {
 
     pub async fn collect(&mut self) -> Result<(), GcError> {
         let now = self.images.clock().mono();
+        let began = self.record_time();
         let mut unused = self.look(now).await?;
         self.remove_old(&mut unused, now).await?;
         let (capacity, available) = self.disk().await?;
@@ -112,7 +113,7 @@ impl ImageGc {
             return Err(error);
         }
         let Some((percent, wanted)) = self.to_free(capacity, available) else { return Ok(()) };
-        let freed = self.remove_longest_unused(unused, wanted, now).await?;
+        let freed = self.remove_longest_unused(unused, wanted, now, began).await?;
         if freed < wanted {
             let error = GcError::Insufficient { percent, capacity: format_size(capacity), freed };
             self.node_event("FreeDiskSpaceFailed", &error.to_string());
@@ -124,8 +125,15 @@ impl ImageGc {
     /// For an eviction manager whose image filesystem runs full: everything that nobody uses.
     pub async fn remove_all_unused(&mut self) -> Result<u64, GcError> {
         let now = self.images.clock().mono();
+        let began = self.record_time();
         let unused = self.look(now).await?;
-        self.remove_longest_unused(unused, u64::MAX, now).await
+        self.remove_longest_unused(unused, u64::MAX, now, began).await
+    }
+
+    /// To be taken before the images are listed: the record of an image pulled after that must stay, and its time has
+    /// no fraction.
+    fn record_time(&self) -> Timestamp {
+        whole_second(self.images.clock().wall())
     }
 
     fn node_event(&self, reason: &str, text: &str) {
@@ -172,13 +180,18 @@ impl ImageGc {
         self.remove(old, u64::MAX, "age").await.map(drop)
     }
 
-    async fn remove_longest_unused(&mut self, unused: Vec<Unused>, wanted: u64, now: Mono) -> Result<u64, GcError> {
-        let wall = self.images.clock().wall();
+    async fn remove_longest_unused(
+        &mut self,
+        unused: Vec<Unused>,
+        wanted: u64,
+        now: Mono,
+        began: Timestamp,
+    ) -> Result<u64, GcError> {
         let old_enough = unused.into_iter().filter(|i| now.since(i.seen.first_seen) >= self.policy.min_age);
         let freed = self.remove(old_enough.collect(), wanted, "space").await?;
         if let Some(records) = self.images.records() {
             let left: Vec<String> = self.sightings.keys().cloned().collect();
-            records.prune(&left, wall);
+            records.prune(&left, began);
         }
         Ok(freed)
     }

@@ -140,8 +140,8 @@ impl Images {
     pub(crate) fn events(&self) -> &Events {
         &self.shared.events
     }
-    pub(crate) fn records(&self) -> Option<&PulledRecords> {
-        self.records.as_deref()
+    pub(crate) fn records(&self) -> Option<&Arc<PulledRecords>> {
+        self.records.as_ref()
     }
 
     /// The largest images, for the node's status.
@@ -245,11 +245,8 @@ impl Images {
             key: subject.pod.key.clone(),
             annotations: subject.pod.pod.metadata.annotations.clone().unwrap_or_default(),
         };
-        match self.shared.puller.pull(pull).await {
+        match self.shared.puller.pull(pull, intent).await {
             Ok(pulled) => {
-                if let Some(intent) = intent {
-                    intent.pulled(&pulled.image_ref, pulled.used.as_ref());
-                }
                 self.with_backoff(|b| b.succeeded(&key));
                 Ok(self.announce(subject, pulled, started))
             }

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs, io,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use cri::Image;
@@ -154,7 +154,14 @@ pub struct PulledRecords {
     policy: Verification,
     clock: Clock,
     /// Pulls under way by image. Also the lock on all files.
-    intents: Mutex<HashMap<String, u32>>,
+    intents: Mutex<HashMap<String, UnderWay>>,
+}
+
+#[derive(Default)]
+struct UnderWay {
+    pulls: u32,
+    /// One ended without a word on whether the runtime has the image by now: the note stays until a pull succeeds.
+    unsettled: bool,
 }
 
 impl PulledRecords {
@@ -165,7 +172,7 @@ impl PulledRecords {
         Ok(Self { pulling, pulled, policy, clock, intents: Mutex::default() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, UnderWay>> {
         self.intents.lock().unwrap_or_else(|e| e.into_inner())
     }
 
@@ -217,8 +224,9 @@ impl PulledRecords {
     }
 
     /// Notes a pull that is about to begin. Without that note it must not begin.
-    pub fn intend<'a>(&'a self, image: &str) -> Result<Intent<'a>, HostError> {
+    pub fn intend(self: &Arc<Self>, image: &str) -> Result<Intent, HostError> {
         let mut intents = self.lock();
+        let left_behind = !intents.contains_key(image) && self.intent_path(image).exists();
         let file = IntentFile {
             kind: "ImagePullIntent".to_owned(),
             api_version: API_VERSION.to_owned(),
@@ -226,8 +234,10 @@ impl PulledRecords {
         };
         let json = serde_json::to_vec(&file).unwrap_or_default();
         atomic_file::write(&self.intent_path(image), &json, 0o600)?;
-        *intents.entry(image.to_owned()).or_default() += 1;
-        Ok(Intent { records: self, image: image.to_owned(), keep_file: false })
+        let under_way = intents.entry(image.to_owned()).or_default();
+        under_way.pulls += 1;
+        under_way.unsettled |= left_behind;
+        Ok(Intent { records: Arc::clone(self), image: image.to_owned(), asked: false })
     }
 
     /// Of an earlier agent's pulls those that succeeded count as pulled by nobody in particular.
@@ -276,8 +286,7 @@ impl PulledRecords {
         if old.as_ref() == Some(&record) {
             return true;
         }
-        // API times have no fractions.
-        record.last_updated_time = Timestamp::from_second(now.as_second()).unwrap_or(now);
+        record.last_updated_time = whole_second(now);
         let json = serde_json::to_vec(&record).unwrap_or_default();
         let written = atomic_file::write(&self.pulled.join(file_name(id)), &json, 0o600);
         if let Err(e) = &written {
@@ -307,33 +316,57 @@ enum Found {
     Nothing,
 }
 
-/// A pull under way; its note is removed when it ends, whichever way.
-pub struct Intent<'a> {
-    records: &'a PulledRecords,
+/// A pull under way. Its note goes with it, unless the pull was given up after the runtime was asked: then the note is
+/// what still says that the image, if it is there, was pulled here.
+pub struct Intent {
+    records: Arc<PulledRecords>,
     image: String,
-    keep_file: bool,
+    /// The runtime was asked, and its answer is not known yet.
+    asked: bool,
 }
 
-impl Intent<'_> {
+impl Intent {
+    /// To be called before the runtime is asked.
+    pub fn asking(&mut self) {
+        self.asked = true;
+    }
+
+    pub fn failed(mut self) {
+        self.asked = false;
+    }
+
     pub fn pulled(mut self, id: &str, used: Option<&Candidate>) {
-        let _files = self.records.lock();
-        // Without a record the note must stay: it is what still says that the image was pulled here.
-        self.keep_file = !self.records.note(&self.image, id, Some(Access::by(used)));
+        let records = Arc::clone(&self.records);
+        let mut intents = records.lock();
+        // Without a record the note must stay.
+        let recorded = records.note(&self.image, id, Some(Access::by(used)));
+        if let Some(under_way) = intents.get_mut(&self.image) {
+            under_way.unsettled = !recorded;
+        }
+        self.asked = false;
+        drop(intents);
     }
 }
 
-impl Drop for Intent<'_> {
+impl Drop for Intent {
     fn drop(&mut self) {
         let mut intents = self.records.lock();
-        let Some(count) = intents.get_mut(&self.image) else { return };
-        *count -= 1;
-        if *count == 0 {
+        let Some(under_way) = intents.get_mut(&self.image) else { return };
+        under_way.pulls -= 1;
+        under_way.unsettled |= self.asked;
+        if under_way.pulls == 0 {
+            let settled = !under_way.unsettled;
             intents.remove(&self.image);
-            if !self.keep_file {
+            if settled {
                 remove(&self.records.intent_path(&self.image));
             }
         }
     }
+}
+
+/// API times have no fractions.
+pub(crate) fn whole_second(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 fn file_name(text: &str) -> String {
@@ -386,10 +419,10 @@ mod tests {
     const IMAGE: &str = "reg.io/a:v1";
     const ID: &str = "sha256:1";
 
-    fn open(policy: Verification) -> (tempfile::TempDir, PulledRecords) {
+    fn open(policy: Verification) -> (tempfile::TempDir, Arc<PulledRecords>) {
         let dir = tempfile::tempdir().unwrap();
         let records = PulledRecords::open(dir.path(), policy, Clock::start()).unwrap();
-        (dir, records)
+        (dir, Arc::new(records))
     }
 
     fn secret(name: &str, password: &str) -> Candidate {
@@ -398,7 +431,7 @@ mod tests {
         Candidate { login, origin: Origin::Secret(owner) }
     }
 
-    fn pulled(records: &PulledRecords, used: Option<&Candidate>) {
+    fn pulled(records: &Arc<PulledRecords>, used: Option<&Candidate>) {
         records.intend(IMAGE).unwrap().pulled(ID, used);
     }
 
@@ -451,9 +484,22 @@ mod tests {
     fn a_failed_pull_leaves_nothing() {
         let (_dir, records) = open(Verification::NeverVerifyPreloaded);
         let (one, two) = (records.intend(IMAGE).unwrap(), records.intend(IMAGE).unwrap());
-        drop(one);
+        one.failed();
         assert_eq!(entries(&records.pulling).len(), 1);
-        drop(two);
+        drop(two); // never began
+        assert!(entries(&records.pulling).is_empty());
+    }
+
+    #[test]
+    fn a_pull_given_up_while_the_runtime_was_at_it_is_no_preload_until_one_succeeds() {
+        let (_dir, records) = open(Verification::NeverVerifyPreloaded);
+        let mut intent = records.intend(IMAGE).unwrap();
+        intent.asking();
+        drop(intent);
+        assert_eq!(records.decide(IMAGE, ID), Some(false));
+        records.intend(IMAGE).unwrap().failed();
+        assert_eq!(records.decide(IMAGE, ID), Some(false));
+        pulled(&records, None);
         assert!(entries(&records.pulling).is_empty());
     }
 
@@ -468,6 +514,15 @@ mod tests {
         assert_eq!(entries(&records.pulled).len(), 1);
         records.prune(&[], later);
         assert!(entries(&records.pulled).is_empty());
+    }
+
+    #[test]
+    fn the_record_of_a_pull_in_the_second_in_which_the_listing_began_is_kept() {
+        let (_dir, records) = open(Verification::NeverVerifyPreloaded);
+        let began = whole_second(records.clock.wall());
+        pulled(&records, Some(&secret("s", "p")));
+        records.prune(&[], began);
+        assert_eq!(records.decide(IMAGE, ID), None);
     }
 
     #[test]

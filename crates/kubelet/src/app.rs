@@ -18,7 +18,7 @@ use host::{Clock, MachineFacts};
 use node::{NodeAgent, NodeFacts, NodeParts, Pressure};
 use pleg::{Pleg, PlegConfig};
 use pod_source::{PodSource, SourceConfig, SourceEvent};
-use pod_workers::{Dispatcher, Parts, PodCommand, PodsView};
+use pod_workers::{Dispatcher, Parts, PodCommand, PodsView, ResourceRecords};
 use prober::Prober;
 use runtime::{Runtime, RuntimeParts};
 use status_manager::StatusManager;
@@ -29,7 +29,7 @@ use tokio::{
 };
 use volumes::{Volumes, VolumesConfig};
 
-use crate::options::Options;
+use crate::{explain, options::Options};
 
 /// Connections that are being served when the agent stops get so long to end.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -116,7 +116,18 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
         status: StatusManager::spawn(api.clone(), clock),
         node: node_facts.clone(),
         view: view.clone(),
+        allocated: ResourceRecords::open(root.path().join(pod_workers::ALLOCATED)),
+        actuated: ResourceRecords::open(root.path().join(pod_workers::ACTUATED)),
     };
+    let records = [parts.allocated.clone(), parts.actuated.clone()];
+    for record in records.clone() {
+        tasks.spawn(record.keep());
+    }
+
+    match explain::listen(root.path()) {
+        Ok(listener) => drop(tasks.spawn(explain::serve(listener, view.clone(), clock))),
+        Err(error) => tracing::warn!(%error, "`kubelet explain` gets no answer on this node"),
+    }
 
     let sources = source_config(&options);
     let expected = sources.sources(api.is_some());
@@ -128,10 +139,12 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
     }
     let mirrors = serving::MirrorUids::default();
 
-    let ready = pleg.clone();
+    let (ready, mut known) = (pleg.clone(), node_facts.clone());
     tasks.spawn(async move {
-        // The first picture of the runtime comes before the first word about pods: what runs is adopted, not refused.
+        // The first picture of the runtime comes before the first word about pods: what runs is adopted, not refused,
+        // and none waits for a network of which nothing has been heard yet.
         ready.synced().await;
+        let _ = known.wait_for(|facts| facts.runtime_ready).await;
         dispatcher.run(orders).await;
     });
     tasks.spawn(hand_on(source_events, commands, expected, parts.status.clone(), mirrors.clone()));
@@ -152,6 +165,9 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
     tracing::info!("the agent is stopping; containers go on running");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     server.shutdown(DRAIN).await;
+    for record in records {
+        record.flushed().await;
+    }
     drop((source, once));
     Ok(())
 }

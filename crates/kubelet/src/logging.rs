@@ -109,13 +109,22 @@ pub fn command_failed(clock: Clock, error: &str) {
     }
 }
 
+/// By way of `TZ` the whole time zone database would be listed and kept in memory: only where it is set.
+fn local_zone() -> TimeZone {
+    if std::env::var_os("TZ").is_some() {
+        return TimeZone::system();
+    }
+    let local = std::fs::read("/etc/localtime").ok().and_then(|file| TimeZone::tzif("Local", &file).ok());
+    local.unwrap_or(TimeZone::UTC)
+}
+
 impl Shared {
     fn new(config: &Logging, clock: Clock) -> Self {
         let json = config.format == "json";
         let routing = if json { &config.options.json } else { &config.options.text };
         Self {
             clock,
-            zone: TimeZone::system(),
+            zone: local_zone(),
             json,
             split: routing.split_stream,
             verbosity: AtomicU32::new(config.verbosity),

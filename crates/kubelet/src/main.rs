@@ -4,13 +4,25 @@ use std::process::ExitCode;
 
 use host::Clock;
 use kubelet::{
-    app, lock, logging,
+    app, explain, lock, logging,
     options::{self, Options, Request},
 };
 
 fn main() -> ExitCode {
     let clock = Clock::start();
     let args: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    if args.first().is_some_and(|word| word == "explain") {
+        return match explain::ask(&args[1..]) {
+            Ok(answer) => {
+                print!("{answer}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let outcome = match options::read(&args) {
         Ok(Request::Print { out, note }) => {
             print!("{out}");

@@ -16,6 +16,8 @@ pub(crate) struct Cache {
     looks: Look,
     /// The newest look at all pods that has been applied.
     swept: Look,
+    /// Pods that it found but could not read, and of which there is no picture yet.
+    unread: HashSet<PodUid>,
     orphans: watch::Sender<Arc<Vec<ObservedPod>>>,
     /// Told whenever any pod's picture differs from the one before.
     changes: watch::Sender<()>,
@@ -39,6 +41,7 @@ impl Default for Cache {
             pods: HashMap::new(),
             looks: 0,
             swept: 0,
+            unread: HashSet::new(),
             orphans: watch::Sender::new(Arc::default()),
             changes: watch::Sender::new(()),
         }
@@ -49,6 +52,11 @@ impl Cache {
     /// Call it before the runtime is asked.
     pub fn begin_look(&mut self) -> Look {
         self.looks += 1;
+        self.looks
+    }
+
+    /// The look that was begun last.
+    pub fn last_look(&self) -> Look {
         self.looks
     }
 
@@ -104,6 +112,7 @@ impl Cache {
     pub fn apply(&mut self, look: Look, pod: ObservedPod) -> Arc<ObservedPod> {
         let uid = pod.uid.clone();
         let key = pod.key.clone();
+        self.unread.remove(&uid);
         let entry = self.entry(&uid, &key);
         let changed = replace(&entry.picture, look, pod);
         let (current, wanted) = (entry.current(), entry.wanted);
@@ -133,6 +142,7 @@ impl Cache {
             let current = entry.picture.borrow();
             entry.wanted || !is_empty(&current) || current.version > look
         });
+        self.unread = unreadable.iter().filter(|uid| !self.pods.contains_key(*uid)).cloned().collect();
         self.swept = self.swept.max(look);
         if changed {
             self.changes.send_replace(());
@@ -147,8 +157,9 @@ impl Cache {
     }
 
     fn entry(&mut self, uid: &PodUid, key: &PodKey) -> &mut Entry {
-        // A pod that the last sweep did not find is known to be empty as of that sweep.
-        let version = self.swept;
+        // A pod that the last sweep did not find is known to be empty as of that sweep; of one that it could not read
+        // nothing is known.
+        let version = if self.unread.contains(uid) { 0 } else { self.swept };
         self.pods.entry(uid.clone()).or_insert_with(|| Entry {
             wanted: false,
             picture: watch::Sender::new(Arc::new(ObservedPod {
@@ -219,6 +230,18 @@ mod tests {
     }
     fn ids(pod: &ObservedPod) -> Vec<&str> {
         pod.sandboxes.iter().map(|s| s.id.as_str()).collect()
+    }
+
+    #[test]
+    fn of_a_pod_that_the_first_sweep_could_not_read_nothing_is_known() {
+        let mut cache = Cache::default();
+        let look = cache.begin_look();
+        cache.apply_all(look, vec![], &HashSet::from(["web".into()]));
+        let picture = subscribe(&mut cache);
+        assert_eq!(picture.borrow().version, 0);
+        let look = cache.begin_look();
+        cache.apply(look, web(&["s"]));
+        assert_eq!((picture.borrow().version, ids(&picture.borrow())), (look, vec!["s"]));
     }
 
     #[test]

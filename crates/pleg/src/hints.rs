@@ -9,7 +9,7 @@ use cri::{EventKind, RuntimeEvent};
 use pod::{ContainerId, ContainerState, ObservedPod, PodUid};
 use tokio::{sync::mpsc, task::JoinSet};
 
-use crate::look::Observer;
+use crate::{cache::Look, look::Observer};
 
 /// Doubled with each attempt: an event may come before the runtime's lists show what it tells.
 const FIRST_SECOND_LOOK: Duration = Duration::from_millis(10);
@@ -17,6 +17,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const ATTEMPTS: u8 = 6;
 /// The creator of a container makes it known in this time; nobody else's needs to be found at once.
 const STRANGER_DELAY: Duration = Duration::from_millis(100);
+/// Who creates, starts or removes something looks at it himself when that has ended. Only where nobody has looked for
+/// so long does the event cause a look: else each step of a pod's start and end would be looked at twice.
+const OWN_DOING_DELAY: Duration = Duration::from_millis(500);
 
 pub(crate) enum Hint {
     Event(RuntimeEvent),
@@ -34,6 +37,8 @@ struct Question {
 enum Done {
     Looked(PodUid, Question, cri::Result<Arc<ObservedPod>>),
     Again(PodUid, Question),
+    /// Long ago somebody did something to the pod; the look is the last one that was begun before.
+    Settled(PodUid, Look),
     Stranger(ContainerId),
 }
 
@@ -62,12 +67,20 @@ impl Hints {
     fn event(&mut self, event: RuntimeEvent) {
         let RuntimeEvent { id, pod, kind } = event;
         let owner = pod.or_else(|| self.observer.cache().owner(&id));
+        let begins = matches!(kind, EventKind::Created | EventKind::Started);
         match owner {
+            Some(uid) if begins || kind == EventKind::Deleted => {
+                let before = self.observer.cache().last_look();
+                self.tasks.spawn(async move {
+                    tokio::time::sleep(OWN_DOING_DELAY).await;
+                    Done::Settled(uid, before)
+                });
+            }
             Some(uid) => {
                 let ended = if kind == EventKind::Stopped { vec![id] } else { Vec::new() };
                 self.look(uid, Question { ended, attempt: 0 });
             }
-            None if matches!(kind, EventKind::Created | EventKind::Started) => {
+            None if begins => {
                 self.tasks.spawn(async move {
                     tokio::time::sleep(STRANGER_DELAY).await;
                     Done::Stranger(id)
@@ -103,6 +116,12 @@ impl Hints {
                 }
             }
             Done::Again(uid, question) => self.look(uid, question),
+            Done::Settled(uid, before) => {
+                let seen_since = self.observer.cache().current(&uid).is_some_and(|pod| pod.version > before);
+                if !seen_since {
+                    self.look(uid, Question::default());
+                }
+            }
             Done::Stranger(id) => {
                 if self.observer.cache().owner(&id).is_none() {
                     self.observer.sweep_wanted.notify_one();

@@ -106,6 +106,34 @@ async fn a_burst_of_events_shares_its_looks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_its_doer_has_looked_at_is_not_looked_at_again() {
+    let fake = FakeCri::start();
+    let seeded = fake.seed(&web());
+    let pleg = pleg_of(&fake).await;
+    fake.forget_calls();
+    fake.spurious_event(seeded.containers["app"].as_str(), ContainerEventType::ContainerStartedEvent);
+    sleep(Duration::from_millis(100)).await;
+    pleg.relist(&web().uid).await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(lists(&fake), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_nobody_looked_at_is_seen_soon() {
+    let fake = FakeCri::start();
+    let seeded = fake.seed(&web());
+    let app = seeded.containers["app"].clone();
+    let pleg = pleg_of(&fake).await;
+    fake.edit_container(&app, |c| c.state = v1::ContainerState::ContainerCreated as i32);
+    pleg.relist(&web().uid).await.unwrap();
+    let mut picture = subscribe(&pleg, &web());
+    fake.edit_container(&app, |c| c.state = v1::ContainerState::ContainerRunning as i32);
+    fake.spurious_event(app.as_str(), ContainerEventType::ContainerStartedEvent);
+    let running = picture.wait_for(|p| p.newest("app").is_some_and(|c| c.state == ContainerState::Running));
+    timeout(Duration::from_secs(1), running).await.expect("seen in time").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_event_that_comes_before_the_list_shows_it_is_followed_up() {
     let fake = FakeCri::start();
     let seeded = fake.seed(&web());

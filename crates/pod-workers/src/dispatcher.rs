@@ -16,6 +16,10 @@ use tokio::{
     task::JoinSet,
 };
 
+mod preemption;
+mod resizes;
+
+use self::{preemption::Preemptions, resizes::Resizes};
 use crate::{
     inbox::{End, Inbox},
     parts::Parts,
@@ -47,6 +51,8 @@ pub struct DispatcherConfig {
     pub sysctls: pod::sysctl::SysctlPolicy,
     /// The kernel enforces AppArmor profiles.
     pub app_armor: bool,
+    /// Containers may swap: their memory can't be resized in place.
+    pub limited_swap: bool,
 }
 
 /// Runs until the commands end.
@@ -62,6 +68,8 @@ pub struct Dispatcher {
     successors: HashMap<PodKey, DesiredPod>,
     /// Pods that wait for node facts before they can be admitted, in order of arrival.
     unadmitted: Vec<DesiredPod>,
+    resizes: Resizes,
+    preemptions: Preemptions,
     sources_ready: bool,
     ended: Box<dyn Fn(&PodUid) + Send>,
 }
@@ -76,6 +84,8 @@ impl Dispatcher {
             helpers: JoinSet::new(),
             successors: HashMap::new(),
             unadmitted: Vec::new(),
+            resizes: Resizes::default(),
+            preemptions: Preemptions::default(),
             sources_ready: false,
             ended: Box::new(|_| {}),
         }
@@ -91,7 +101,10 @@ impl Dispatcher {
     pub async fn run(mut self, mut commands: mpsc::Receiver<PodCommand>) {
         let mut orphans = self.parts.pleg.orphans();
         let mut node = self.parts.node.clone();
+        let mut active = self.parts.view.active_changes();
+        let clock = self.parts.clock;
         loop {
+            let retry_at = self.resizes.retry_at;
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => self.obey(command),
@@ -106,6 +119,8 @@ impl Dispatcher {
                 }
                 Ok(()) = orphans.changed() => {}
                 Ok(()) = node.changed() => self.admit_waiting(),
+                Ok(()) = active.changed() => self.room_has_changed(),
+                () = clock.sleep_until(retry_at.unwrap_or_default()), if retry_at.is_some() => self.retry_resizes(),
             }
             if self.sources_ready {
                 let unwanted = orphans.borrow_and_update().clone();
@@ -122,6 +137,7 @@ impl Dispatcher {
             PodCommand::SourcesReady => {
                 self.sources_ready = true;
                 self.sweep_leftovers();
+                self.retry_resizes();
                 self.helpers.spawn(qos::follow(self.parts.view.clone(), self.parts.cgroups.clone()));
             }
             PodCommand::End { uid, cause, grace } => {
@@ -138,7 +154,7 @@ impl Dispatcher {
                 // Its end has begun, and nothing takes that back: a manifest that is put back is a new start.
                 self.successors.insert(desired.key.clone(), desired);
             } else {
-                inbox.send_modify(|inbox| inbox.desired = desired);
+                self.renew(desired);
             }
             return;
         }
@@ -154,6 +170,28 @@ impl Dispatcher {
         self.admit_waiting();
     }
 
+    /// A newer version of a pod that has a worker.
+    fn renew(&mut self, desired: DesiredPod) {
+        let uid = desired.uid.clone();
+        let refused = self.parts.allocated.get(&uid).is_none();
+        let mut granted = if refused { desired.clone() } else { self.granted(desired.clone()) };
+        if self.wants_anew(&uid) {
+            // The worker may not see the new generation before there is a word about its resources.
+            self.retry_resizes();
+            granted = self.parts.allocated.read(&uid, |record| record.applied_to(&desired)).unwrap_or(desired);
+        }
+        let pending = self.pending_resize(&uid);
+        let Some(inbox) = self.workers.get(&uid) else { return };
+        let frees = Self::frees(&inbox.borrow().desired, &granted);
+        inbox.send_modify(|inbox| {
+            inbox.desired = granted;
+            inbox.resize.pending = pending;
+        });
+        if frees {
+            self.retry_resizes();
+        }
+    }
+
     fn predecessor_of(&self, desired: &DesiredPod) -> Option<PodUid> {
         let same_name = |inbox: &watch::Sender<Inbox>| {
             let inbox = inbox.borrow();
@@ -164,6 +202,7 @@ impl Dispatcher {
 
     fn removed(&mut self, uid: &PodUid) {
         self.unadmitted.retain(|p| p.uid != *uid);
+        self.preemptions.forget(uid);
         self.successors.retain(|_, p| p.uid != *uid);
         if let Some(inbox) = self.workers.get(uid) {
             inbox.send_modify(|inbox| inbox.removed = true);
@@ -175,6 +214,10 @@ impl Dispatcher {
     fn worker_ended(&mut self, uid: &PodUid) {
         let Some(inbox) = self.workers.remove(uid) else { return };
         (self.ended)(uid);
+        self.resizes.forget(uid);
+        self.preemptions.forget(uid);
+        self.parts.allocated.remove(uid);
+        self.parts.actuated.remove(uid);
         let key = inbox.borrow().desired.key.clone();
         if let Some(successor) = self.successors.remove(&key) {
             self.set(successor);
@@ -199,26 +242,46 @@ impl Dispatcher {
         waiting.sort_by_key(|p| p.pod.metadata.creation_timestamp.as_ref().map(|t| t.0));
         let view = self.node_view(&node);
         for desired in waiting {
-            let life = self.admit(&desired, &view);
-            self.start_worker(desired, life);
+            match self.admit(&desired, &view) {
+                Some(life) => self.start_worker(desired, life),
+                None => self.unadmitted.push(desired), // until those that make room for it are gone
+            }
+        }
+        self.retry_resizes();
+    }
+
+    fn admit(&mut self, desired: &DesiredPod, node: &NodeView) -> Option<Life> {
+        if self.is_exempt(desired) {
+            return Some(Life::Pending);
+        }
+        let refusal = match self.fits_or_preempts(desired, node)? {
+            Ok(()) => return Some(Life::Pending),
+            Err(refusal) => refusal,
+        };
+        tracing::warn!(pod = %desired.key, uid = %desired.uid, reason = %refusal.reason, message = %refusal.message, "pod refused");
+        let warning = pod::mounts::EventType::Warning;
+        self.parts.events.pod(desired, warning, &refusal.reason, &refusal.message);
+        Some(Life::Rejected { reason: refusal.reason, message: refusal.message })
+    }
+
+    fn room_has_changed(&mut self) {
+        if self.unadmitted.is_empty() {
+            self.retry_resizes();
+        } else {
+            self.admit_waiting();
         }
     }
 
-    fn admit(&self, desired: &DesiredPod, node: &NodeView) -> Life {
-        if self.is_exempt(desired) {
-            return Life::Pending;
-        }
-        let others = self.parts.view.active();
-        let active: Vec<&DesiredPod> = others.iter().map(|v| &v.desired).collect();
-        match pod::admit::admit(desired, &active, node) {
-            Ok(()) => Life::Pending,
-            Err(refusal) => {
-                tracing::warn!(pod = %desired.key, uid = %desired.uid, reason = %refusal.reason, message = %refusal.message, "pod refused");
-                let warning = pod::mounts::EventType::Warning;
-                self.parts.events.pod(desired, warning, &refusal.reason, &refusal.message);
-                Life::Rejected { reason: refusal.reason, message: refusal.message }
-            }
-        }
+    /// The pods that use the node, with what they were granted, which their workers may not have seen yet. As upstream,
+    /// a pod that its source has forgotten does not count, though it may still be on its way out: the scheduler has
+    /// given its place away.
+    fn active(&self) -> Vec<DesiredPod> {
+        let granted = |row: Arc<PodView>| match self.workers.get(&row.desired.uid) {
+            Some(inbox) if inbox.borrow().removed => None,
+            Some(inbox) => Some(inbox.borrow().desired.clone()),
+            None => Some(row.desired.clone()),
+        };
+        self.parts.view.active().into_iter().filter_map(granted).collect()
     }
 
     fn node_view(&self, facts: &NodeFacts) -> NodeView {
@@ -248,14 +311,18 @@ impl Dispatcher {
 
     fn start_worker(&mut self, desired: DesiredPod, life: Life) {
         let uid = desired.uid.clone();
-        self.spawn(Inbox::new(desired), life, uid);
+        let refused = matches!(life, Life::Rejected { .. });
+        let desired = if refused { desired } else { self.granted(desired) };
+        let mut inbox = Inbox::new(desired);
+        inbox.resize.pending = self.pending_resize(&uid);
+        self.spawn(inbox, life, uid);
     }
 
     fn spawn(&mut self, inbox: Inbox, life: Life, uid: PodUid) {
         // The next pod to be admitted must see this one, though its worker has not run yet.
         let desired = inbox.desired.clone();
         let status = Arc::new(desired.pod.status.clone().unwrap_or_default());
-        self.parts.view.set(PodView { desired, status, life: life.clone() });
+        self.parts.view.set(PodView { desired, status, life: life.clone(), step: None });
         let (tx, rx) = watch::channel(inbox);
         let worker = Worker::new(self.parts.clone(), rx, life, self.config.backoff);
         self.workers.insert(uid.clone(), tx);
@@ -286,6 +353,8 @@ impl Dispatcher {
         let mut known: HashSet<PodUid> = self.workers.keys().cloned().collect();
         known.extend(self.unadmitted.iter().chain(self.successors.values()).map(|p| p.uid.clone()));
         known.extend(self.parts.pleg.snapshot().iter().map(|o| o.uid.clone()));
+        self.parts.allocated.retain(|uid| known.contains(uid));
+        self.parts.actuated.retain(|uid| known.contains(uid));
         self.helpers.spawn(remains::sweep(self.parts.clone(), known));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use pod::{ContainerId, Waiting};
+use pod::{ContainerId, Waiting, resize::PodResources, resources::PodCgroup};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::actions::Setup;
@@ -26,10 +26,20 @@ pub(crate) enum Done {
         all: bool,
     },
     Refreshed,
+    Resized(Box<Resized>),
     /// All containers are gone, to be started anew.
     RemovedAll(Result<(), Failure>),
     Terminated(Result<(), Failure>),
     Cleaned(Result<(), Failure>),
+}
+
+/// How a resize ended.
+#[derive(Debug)]
+pub(crate) struct Resized {
+    /// On success what runtime and kernel have now.
+    pub result: Result<PodResources, String>,
+    /// What the pod's cgroup has after a failure.
+    pub enforced: Option<PodCgroup>,
 }
 
 /// Why an action failed, as people will read it.

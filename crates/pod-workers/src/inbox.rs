@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use pod::{DesiredPod, TerminationCause};
+use pod::{DesiredPod, TerminationCause, resize::ResizeWord};
 
 /// The dispatcher's word to one worker.
 #[derive(Clone, Debug)]
 pub(crate) struct Inbox {
+    /// With the resources that the node has granted.
     pub desired: DesiredPod,
     /// The source no longer has the pod.
     pub removed: bool,
     /// Somebody on the node wants it ended (eviction, shutdown, preemption).
     pub end: Option<End>,
+    pub resize: ResizeWord,
 }
 
 #[derive(Clone, Debug)]
@@ -22,6 +24,6 @@ pub(crate) struct End {
 
 impl Inbox {
     pub fn new(desired: DesiredPod) -> Self {
-        Self { desired, removed: false, end: None }
+        Self { desired, removed: false, end: None, resize: ResizeWord::default() }
     }
 }

@@ -8,11 +8,14 @@ mod in_flight;
 mod inbox;
 mod parts;
 mod qos;
+mod records;
 mod remains;
+mod resize;
 mod termination;
 mod view;
 mod worker;
 
 pub use dispatcher::{Dispatcher, DispatcherConfig, PodCommand};
 pub use parts::Parts;
+pub use records::{ACTUATED, ALLOCATED, ResourceRecords};
 pub use view::{PodView, PodsView};

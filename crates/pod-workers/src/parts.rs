@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::PodsView;
+use crate::{PodsView, records::ResourceRecords};
 
 /// Cheap to clone: every field is a handle.
 #[derive(Clone)]
@@ -20,4 +20,8 @@ pub struct Parts {
     pub status: status_manager::StatusManager,
     pub node: watch::Receiver<Arc<node::NodeFacts>>,
     pub view: PodsView,
+    /// What pods were granted.
+    pub allocated: ResourceRecords,
+    /// What runtime and kernel were told.
+    pub actuated: ResourceRecords,
 }

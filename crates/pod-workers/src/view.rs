@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, RwLock},
 };
 
-use pod::{DesiredPod, Life, PodUid, api::PodStatus};
+use pod::{DesiredPod, Life, PodUid, api::PodStatus, report::Step};
 use tokio::sync::watch;
 
 /// One pod as its worker last left it.
@@ -14,6 +14,8 @@ pub struct PodView {
     pub desired: DesiredPod,
     pub status: Arc<PodStatus>,
     pub life: Life,
+    /// What is being done for it; None before its worker has looked at it.
+    pub step: Option<Step>,
 }
 
 impl PodView {
@@ -94,7 +96,7 @@ mod tests {
             "spec": {"containers": [{"name": "a", "resources": {"requests": {"cpu": cpu}}}]}});
         let desired = DesiredPod::new(Source::Api, Arc::new(serde_json::from_value(pod).unwrap())).unwrap();
         let status = Arc::new(PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() });
-        PodView { desired, status, life: Life::Syncing }
+        PodView { desired, status, life: Life::Syncing, step: None }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use pod::{
     backoff::{Backoff, BackoffLimits},
     plan::{InFlight, Plan, PlanInput, Retry, SandboxStep, plan},
     reason,
-    status::{StatusInput, pod_status},
+    resize::ResizeReport,
 };
 use tokio::sync::watch;
 
@@ -22,8 +22,14 @@ use crate::{
     inbox::Inbox,
     parts::Parts,
     termination,
-    view::PodView,
 };
+
+mod publish;
+mod removal;
+mod resize;
+mod step;
+
+use self::resize::Resizer;
 
 /// Time before a failed step is tried again, where nobody knows better.
 const RETRY: Duration = Duration::from_secs(10);
@@ -57,6 +63,9 @@ pub(crate) struct Worker {
     /// While terminating: when the grace period ends. It may only come nearer.
     deadline: Option<watch::Sender<Mono>>,
     wake_at: Option<Mono>,
+    resizer: Resizer,
+    /// The step that the pod is at has been told in an event.
+    step_told: bool,
 }
 
 /// How far the pod's surroundings (cgroup, directories, volumes) have come.
@@ -91,10 +100,11 @@ impl Worker {
         let now = parts.clock.now();
         let first_seen = desired.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map_or(now.wall, |t| t.0);
         let status = parts.status.get(&uid).or_else(|| desired.pod.status.clone().map(Arc::new));
+        let resize = status.as_deref().map(ResizeReport::from_status).unwrap_or_default();
         Self {
             observed: parts.pleg.subscribe(&uid, &desired.key),
             probes: parts.prober.results(&uid),
-            report: WorkerReport { life, first_seen: Some(first_seen), ..WorkerReport::default() },
+            report: WorkerReport { life, first_seen: Some(first_seen), resize, ..WorkerReport::default() },
             backoff: Backoff::new(limits),
             tasks: Tasks::default(),
             in_flight: InFlight::default(),
@@ -107,6 +117,8 @@ impl Worker {
             awaits_network: false,
             deadline: None,
             wake_at: None,
+            resizer: Resizer::default(),
+            step_told: false,
             parts,
             uid,
             desired,
@@ -159,10 +171,14 @@ impl Worker {
 
     fn step(&mut self) {
         self.wake_at = None;
+        if self.observed.borrow().version == 0 {
+            return; // it is there but could not be read yet: neither empty nor known
+        }
         self.awaits_network = false;
         let inbox = self.inbox.borrow_and_update().clone();
         let (old, new) = (&self.desired.pod.metadata, &inbox.desired.pod.metadata);
         let relabelled = old.labels != new.labels || old.annotations != new.annotations;
+        self.heed_resize(&inbox);
         self.desired = inbox.desired.clone();
         self.turn_to_end(&inbox);
         match self.report.life {
@@ -237,6 +253,7 @@ impl Worker {
         let since = self.parts.clock.mono();
         self.tasks.abort_all();
         self.in_flight = InFlight::default();
+        self.resizer.abort();
         self.failed_stops.clear();
         self.stage = Stage::Bare;
         self.pruning = Pruning::Idle;
@@ -339,6 +356,7 @@ impl Worker {
         };
         let plan = plan(&input);
         self.perform(plan, &observed);
+        self.note_resize(&observed);
         self.prune(&observed);
     }
 
@@ -422,7 +440,7 @@ impl Worker {
         }
     }
 
-    fn perform(&mut self, plan: Plan, observed: &Arc<ObservedPod>) {
+    fn perform(&mut self, mut plan: Plan, observed: &Arc<ObservedPod>) {
         if plan.complete {
             self.begin_termination(TerminationCause::Completed, None);
             return self.terminate();
@@ -440,23 +458,27 @@ impl Worker {
             self.wake_by(at);
         }
         self.note_held_back(&plan);
+        if plan.sandbox == SandboxStep::Keep {
+            self.resize(&mut plan, observed);
+        }
         match plan.sandbox {
             SandboxStep::Keep => {}
             SandboxStep::Teardown => {
                 self.in_flight.sandbox = true;
-                let event = "Pod sandbox changed, it will be killed and re-created.";
-                self.parts.events.pod(
-                    &self.desired,
-                    pod::mounts::EventType::Normal,
-                    reason::event::SANDBOX_CHANGED,
-                    event,
-                );
+                let regular = self.desired.regular_containers().iter().filter_map(|c| observed.newest(&c.name));
+                let alive = regular.filter(|o| matches!(o.state, ContainerState::Running | ContainerState::Unknown));
+                self.in_flight.restart.extend(alive.map(|o| o.id.clone()));
                 self.tasks.spawn(termination::tear_down_sandbox(self.parts.clone(), self.desired.clone()));
             }
             SandboxStep::Create { attempt } => {
                 self.in_flight.sandbox = true;
-                let task = actions::create_sandbox(self.parts.clone(), self.desired.clone(), setup.clone(), attempt);
-                self.tasks.spawn(task);
+                let (parts, desired) = (self.parts.clone(), self.desired.clone());
+                if attempt > 0 {
+                    let event = "Pod sandbox changed, it will be killed and re-created.";
+                    parts.events.pod(&desired, pod::mounts::EventType::Normal, reason::event::SANDBOX_CHANGED, event);
+                }
+                let before = observed.clone();
+                self.tasks.spawn(actions::create_sandbox(parts, desired, setup.clone(), before, attempt));
             }
         }
         for stop in plan.stop {
@@ -479,15 +501,6 @@ impl Worker {
         }
     }
 
-    /// Starts under way and reasons to wait belong to the past. A new plan is made when all containers are gone.
-    fn restart_all(&mut self) {
-        self.tasks.abort_starts();
-        self.failed_stops.clear();
-        self.in_flight = InFlight { restart_all: true, ..InFlight::default() };
-        self.report.waiting.clear();
-        self.tasks.spawn(crate::remains::remove_to_restart(self.parts.clone(), self.desired.clone()));
-    }
-
     /// One BackOff event when a container begins to be held back, not one a second.
     fn note_held_back(&mut self, plan: &Plan) {
         for (name, waiting) in &plan.waiting {
@@ -506,22 +519,6 @@ impl Worker {
         }
     }
 
-    /// Of each container the newest and the one before are kept (state and lastState); older ones go.
-    fn prune(&mut self, observed: &ObservedPod) {
-        let dead = pod::remains::superseded(observed);
-        if dead.containers.is_empty() && dead.sandboxes.is_empty() {
-            return;
-        }
-        match self.pruning {
-            Pruning::Working => return,
-            Pruning::Failed { again_at } if again_at > self.parts.clock.mono() => return self.wake_by(again_at),
-            Pruning::Idle | Pruning::Failed { .. } => {}
-        }
-        self.pruning = Pruning::Working;
-        let task = crate::remains::prune(self.parts.clone(), self.desired.clone(), dead.containers, dead.sandboxes);
-        self.tasks.spawn(task);
-    }
-
     // ---- what comes back
 
     fn absorb(&mut self, done: Done) {
@@ -529,6 +526,7 @@ impl Worker {
         match done {
             Done::Setup(Ok(setup)) => {
                 self.report.blocked = None;
+                self.report.enforced = None;
                 self.stage = Stage::Ready(Arc::new(setup));
             }
             Done::Setup(Err(failure)) => self.retry_stage(failure),
@@ -578,6 +576,7 @@ impl Worker {
             Done::Pruned { all: true } => self.pruning = Pruning::Idle,
             Done::Pruned { all: false } => self.pruning = Pruning::Failed { again_at: now + RETRY },
             Done::Refreshed => {}
+            Done::Resized(resized) => self.resized(*resized),
             Done::RemovedAll(result) => {
                 self.in_flight.restart_all = false;
                 if let Err(failure) = result {
@@ -604,7 +603,10 @@ impl Worker {
 
     fn retry_stage(&mut self, failure: Failure) {
         let tries = if let Stage::Working { tries } = self.stage { tries } else { 0 };
-        let delay = FIRST_RETRY.saturating_mul(1 << tries.min(8)).min(Duration::from_secs(122));
+        // Nobody waits minutes for a pod to end since its runtime was away for some.
+        let starts = matches!(self.report.life, Life::Pending | Life::Syncing);
+        let most = Duration::from_secs(if starts { 122 } else { 10 });
+        let delay = FIRST_RETRY.saturating_mul(1 << tries.min(8)).min(most);
         tracing::warn!(pod = %self.desired.key, uid = %self.uid, error = %failure.waiting.message, retry_in = ?delay, "pod step failed");
         if !failure.event_sent {
             self.warn(&failure.waiting.reason, &failure.waiting.message);
@@ -623,41 +625,5 @@ impl Worker {
 
     fn is_orphan(&self) -> bool {
         self.inbox.borrow().end.as_ref().is_some_and(|end| end.cause == TerminationCause::Orphaned)
-    }
-
-    // ---- what others see
-
-    fn publish(&mut self) {
-        let observed = self.observed.borrow().clone();
-        let probes = self.probes.borrow().clone();
-        let node = self.parts.node.borrow().clone();
-        let mut report = self.report.clone();
-        // A container is not up before its postStart hook has ended.
-        for name in &self.in_flight.starting {
-            let running = observed.newest(name).is_some_and(|c| c.state == ContainerState::Running);
-            if running && !report.waiting.contains_key(name) {
-                let reason = pod::status::default_reason(&self.desired).to_owned();
-                let waiting = Waiting { reason, message: String::new() };
-                report.waiting.insert(name.clone(), waiting);
-            }
-        }
-        let input = StatusInput {
-            desired: &self.desired,
-            observed: &observed,
-            probes: &probes,
-            report: &report,
-            previous: self.status.as_deref(),
-            host_ips: &node.host_ips,
-            now: self.parts.clock.now(),
-        };
-        let status = Arc::new(pod_status(&input));
-        let life = self.report.life.clone();
-        let finished = life == Life::Gone;
-        self.parts.view.set(PodView { desired: self.desired.clone(), status: status.clone(), life });
-        self.status = Some(status.clone());
-        if self.report.cause == Some(TerminationCause::Orphaned) {
-            return; // what the runtime tells of such a pod is too little for a status
-        }
-        self.parts.status.set(status_manager::StatusUpdate { pod: self.desired.clone(), status, finished });
     }
 }

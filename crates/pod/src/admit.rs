@@ -11,7 +11,7 @@ use crate::{
     node_affinity,
     qos::{QosClass, qos_class},
     quantity::{Amounts, ApiList, amounts},
-    resources::pod_requests,
+    resources::{pod_requests, reserved_requests},
     sysctl::SysctlPolicy,
 };
 
@@ -130,30 +130,57 @@ fn predicates(pod: &DesiredPod, others: &[&DesiredPod], node: &NodeView) -> Resu
     shortage
 }
 
-fn fits(pod: &DesiredPod, others: &[&DesiredPod], node: &NodeView) -> Result<(), Rejection> {
-    let allocatable = amounts(Some(&node.allocatable));
-    let capacity = amount(&allocatable, "pods");
-    if i64::try_from(others.len()).unwrap_or(i64::MAX) >= capacity {
-        return Err(out_of("pods", 1, others.len() as i64, capacity));
+/// A resource that the node has too little of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    pub resource: String,
+    pub requested: i64,
+    pub used: i64,
+    pub capacity: i64,
+}
+
+impl Shortage {
+    pub fn missing(&self) -> i64 {
+        self.requested - (self.capacity - self.used)
     }
+}
+
+impl From<&Shortage> for Rejection {
+    fn from(s: &Shortage) -> Self {
+        let Shortage { resource, requested, used, capacity } = s;
+        Rejection::new(
+            format!("OutOf{resource}"),
+            format!(
+                "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+            ),
+        )
+    }
+}
+
+fn fits(pod: &DesiredPod, others: &[&DesiredPod], node: &NodeView) -> Result<(), Rejection> {
+    shortages(pod, others, node).first().map_or(Ok(()), |shortage| Err(shortage.into()))
+}
+
+/// All that the node has too little of for this pod, beside the `active` ones.
+pub fn shortages(pod: &DesiredPod, active: &[&DesiredPod], node: &NodeView) -> Vec<Shortage> {
+    let others: Vec<&DesiredPod> = active.iter().filter(|p| p.uid != pod.uid).copied().collect();
+    let mut short = Vec::new();
+    let mut check = |name: &str, requested: i64, used: i64, capacity: i64| {
+        if requested > 0 && requested > capacity - used {
+            short.push(Shortage { resource: name.to_owned(), requested, used, capacity });
+        }
+    };
+    let allocatable = amounts(Some(&node.allocatable));
+    check("pods", 1, others.len() as i64, amount(&allocatable, "pods"));
     let wanted = pod_requests(&without_unknown_extended(pod.spec(), &allocatable));
-    let used: Vec<Amounts> = others.iter().map(|p| pod_requests(p.spec())).collect();
+    let used: Vec<Amounts> = others.iter().map(|p| reserved_requests(p)).collect();
     let scalars = wanted.keys().map(String::as_str).filter(|name| is_scalar(name));
     for name in ["cpu", "memory", "ephemeral-storage"].into_iter().chain(scalars) {
         let (request, capacity) = (amount(&wanted, name), amount(&allocatable, name));
         let in_use: i64 = used.iter().map(|list| amount(list, name)).sum();
-        if request > 0 && request > capacity - in_use {
-            return Err(out_of(name, request, in_use, capacity));
-        }
+        check(name, request, in_use, capacity);
     }
-    Ok(())
-}
-
-fn out_of(name: &str, requested: i64, used: i64, capacity: i64) -> Rejection {
-    Rejection::new(
-        format!("OutOf{name}"),
-        format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"),
-    )
+    short
 }
 
 /// Milli for CPU, units for everything else.

@@ -55,6 +55,11 @@ impl Backoff {
         self.entries.insert(name.to_owned(), Entry { delay, updated: now });
     }
 
+    /// The container changes: what went wrong with it before counts no more.
+    pub fn forget(&mut self, name: &str) {
+        self.entries.remove(name);
+    }
+
     fn is_forgotten(&self, entry: &Entry, at: Mono) -> bool {
         at.since(entry.updated) > self.limits.cap * 2
     }

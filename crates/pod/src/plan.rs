@@ -34,7 +34,8 @@ pub struct InFlight {
     pub stopping: HashSet<ContainerId>,
     /// When containers ended, as understood when that was first seen.
     pub ended: HashMap<ContainerId, Mono>,
-    /// Containers that were stopped in order to be started again, whatever the restart policy says of their exit.
+    /// Containers that were stopped in order to be started again, alone or with their sandbox, whatever the restart
+    /// policy says of their exit.
     pub restart: HashSet<ContainerId>,
     /// After a failed start: not before this time, and why it failed.
     pub retry: HashMap<String, Retry>,
@@ -169,7 +170,9 @@ fn nothing_left_to_start(input: &PlanInput) -> bool {
     initialized
         && regular.iter().all(|c| {
             let policy = c.restart_policy.as_deref().unwrap_or(input.desired.restart_policy());
-            policy == "OnFailure" && input.observed.newest(&c.name).is_some_and(has_succeeded)
+            let newest = input.observed.newest(&c.name);
+            policy == "OnFailure"
+                && newest.is_some_and(|o| has_succeeded(o) && !input.in_flight.restart.contains(&o.id))
         })
 }
 

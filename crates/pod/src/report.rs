@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::time::{Mono, Timestamp};
+use crate::{
+    resize::ResizeReport,
+    resources::PodCgroup,
+    time::{Mono, Timestamp},
+};
 
 /// A pod's life on this node.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -72,6 +76,9 @@ pub struct WorkerReport {
     /// Why there is no sandbox or volume yet (message of PodReadyToStartContainers, text for events).
     pub blocked: Option<Waiting>,
     pub step: Option<Step>,
+    pub resize: ResizeReport,
+    /// Set while the pod's cgroup has not the size that was allocated.
+    pub enforced: Option<PodCgroup>,
 }
 
 impl WorkerReport {

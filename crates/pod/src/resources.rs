@@ -62,14 +62,18 @@ pub fn container_limit(container: &Container, name: &str) -> Quantity {
 /// What all containers need together: the sum of regular ones and sidecars, or, when greater, what the hungriest
 /// moment of initialisation needs (an init container beside the sidecars that were started before it).
 fn aggregate(spec: &PodSpec, side: Side) -> Amounts {
+    aggregate_of(spec, |container| of_container(container, side))
+}
+
+fn aggregate_of(spec: &PodSpec, of: impl Fn(&Container) -> Amounts) -> Amounts {
     let mut total = Amounts::new();
     for container in &spec.containers {
-        add_all(&mut total, &of_container(container, side));
+        add_all(&mut total, &of(container));
     }
     let mut sidecars = Amounts::new();
     let mut peak = Amounts::new();
     for container in spec.init_containers.iter().flatten() {
-        let own = of_container(container, side);
+        let own = of(container);
         if init_kind(container) == Containers::Sidecar {
             add_all(&mut total, &own);
             add_all(&mut sidecars, &own);
@@ -93,6 +97,32 @@ pub fn container_requests(spec: &PodSpec) -> Amounts {
 pub fn pod_requests(spec: &PodSpec) -> Amounts {
     let mut total = aggregate(spec, Side::Requests);
     apply_pod_level(&mut total, spec.resources.as_ref().and_then(|r| r.requests.as_ref()));
+    add_all(&mut total, &amounts(spec.overhead.as_ref()));
+    total
+}
+
+/// What the pod keeps others from: while a resize is under way, the most of what is granted, what is said to be granted
+/// and what is enforced.
+pub fn reserved_requests(pod: &DesiredPod) -> Amounts {
+    let Some(status) = &pod.pod.status else { return pod_requests(pod.spec()) };
+    let spec = pod.spec();
+    let statuses = || status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let mut total = aggregate_of(spec, |container| {
+        let mut own = of_container(container, Side::Requests);
+        if let Some(seen) = statuses().find(|s| s.name == container.name) {
+            max_all(&mut own, &amounts(seen.resources.as_ref().and_then(|r| r.requests.as_ref())));
+            max_all(&mut own, &amounts(seen.allocated_resources.as_ref()));
+        }
+        own
+    });
+    let pod_level = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
+    apply_pod_level(&mut total, pod_level);
+    for name in pod_level.into_iter().flat_map(|l| l.keys()).filter(|name| is_pod_level(name)) {
+        let enforced = status.resources.as_ref().and_then(|r| r.requests.as_ref());
+        let seen = [enforced, status.allocated_resources.as_ref()].into_iter().flatten().filter_map(|l| l.get(name));
+        let most = seen.map(Quantity::of).chain(total.get(name).copied()).max().unwrap_or_default();
+        total.insert(name.clone(), most);
+    }
     add_all(&mut total, &amounts(spec.overhead.as_ref()));
     total
 }

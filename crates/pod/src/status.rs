@@ -210,6 +210,9 @@ fn conditions(input: &StatusInput<'_>, statuses: &[ContainerStatus], phase: &str
         now: input.now.wall,
     };
     let mut list = foreign_conditions(input);
+    if !input.is_over() && !phase::is_terminal(phase) {
+        list.extend(input.report.resize.to_api());
+    }
     if let Some(target) = disruption_target(input, &basis) {
         list.retain(|c| c.type_ != conditions::DISRUPTION_TARGET);
         list.push(target);
@@ -225,10 +228,11 @@ fn disruption_target(input: &StatusInput<'_>, basis: &Basis<'_>) -> Option<PodCo
         return Some(old.clone());
     }
     match input.report.cause() {
-        Some(TerminationCause::Failed { message, disruption: true, .. })
+        Some(TerminationCause::Failed { reason, message, disruption: true })
             if input.is_over() && !is_terminal_field(input.api().phase.as_deref()) =>
         {
-            Some(basis.disruption_target(message))
+            let preempted = reason == crate::preempt::REASON;
+            Some(basis.disruption_target(if preempted { crate::preempt::DISRUPTION } else { message }))
         }
         _ => None,
     }
@@ -302,11 +306,13 @@ fn pod_resources(input: &StatusInput<'_>, phase: &str) -> ResourceRequirements {
     if phase != phase::RUNNING {
         return ResourceRequirements { requests: set(pod_requests(spec)), limits: set(pod_limits(spec)), ..own };
     }
-    let cgroup = pod_cgroup(input.desired, true, QUOTA_PERIOD_US);
+    let enforced = input.report.enforced.clone();
+    let in_between = enforced.is_some();
+    let cgroup = enforced.unwrap_or_else(|| pod_cgroup(input.desired, true, QUOTA_PERIOD_US));
     let mut requests = crate::quantity::amounts(own.requests.as_ref());
     let mut limits = crate::quantity::amounts(own.limits.as_ref());
     let cpu = resources::shares_to_milli_cpu(cgroup.cpu_shares as i64);
-    if !requests.contains_key("cpu") && cpu > resources::MIN_SHARES as i64 {
+    if (in_between || !requests.contains_key("cpu")) && cpu > resources::MIN_SHARES as i64 {
         requests.insert("cpu".into(), Quantity::from_milli(cpu, Format::DecimalSi));
     }
     if let Some(memory) = pod_requests(spec).get("memory") {

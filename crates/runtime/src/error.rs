@@ -52,6 +52,10 @@ pub enum RuntimeError {
     StopContainer(CriError),
     #[error("{}", rpc(.0))]
     RemoveContainer(CriError),
+    #[error("{}", rpc(.0))]
+    UpdateContainer(CriError),
+    #[error("the runtime refuses the pod's new size: {}", rpc(.0))]
+    UpdateSandbox(CriError),
 }
 
 /// As gRPC errors print: the runtime's words are what matters, our ids would make every event a different one.
@@ -71,6 +75,7 @@ impl RuntimeError {
             E::StopSandbox(_) | E::RemoveSandbox(_) | E::StopContainer(_) | E::RemoveContainer(_) => {
                 reason::CONTAINER_CREATING
             }
+            E::UpdateContainer(_) | E::UpdateSandbox(_) => reason::ERROR,
             E::UserNamespace(_)
             | E::NoSuchContainer(_)
             | E::NoTarget(_)

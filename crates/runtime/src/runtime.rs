@@ -15,6 +15,7 @@ use crate::{
     dns::{NodeDns, PodDns, pod_dns},
     error::{Result, RuntimeError},
     files,
+    gate::Gate,
     names::pod_text,
     sandbox_config::{SandboxInput, sandbox_config},
     userns::{self, UsernsError},
@@ -52,11 +53,14 @@ pub(crate) struct Shared {
     pub config: RuntimeConfig,
     /// Held while a pod is given its range of ids.
     userns: Mutex<()>,
+    sandboxes: Gate,
 }
 
 impl Runtime {
     pub fn new(parts: RuntimeParts, config: RuntimeConfig) -> Self {
-        Self { shared: Arc::new(Shared { parts, config, userns: Mutex::new(()) }) }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let sandboxes = Gate::for_cores(cores);
+        Self { shared: Arc::new(Shared { parts, config, userns: Mutex::new(()), sandboxes }) }
     }
 
     pub(crate) fn parts(&self) -> &RuntimeParts {
@@ -85,10 +89,14 @@ impl Runtime {
         self.tell_about_dns(pod, &dns);
         let config = self.sandbox_config(pod, request, dns.config, userns)?;
         files::make_log_dir(config.log_directory.as_ref())?;
-        let started = Instant::now();
-        let result = self.parts().cri.run_pod_sandbox(config, &handler).await;
         let labels = [handler.as_str()];
-        counters::RUN_SANDBOX_DURATION.with_label_values(&labels).observe(started.elapsed().as_secs_f64());
+        let run = async {
+            let started = Instant::now();
+            let result = self.parts().cri.run_pod_sandbox(config, &handler).await;
+            counters::RUN_SANDBOX_DURATION.with_label_values(&labels).observe(started.elapsed().as_secs_f64());
+            result
+        };
+        let result = self.shared.sandboxes.pass(run).await;
         result.map_err(|e| {
             counters::RUN_SANDBOX_ERRORS.with_label_values(&labels).inc();
             RuntimeError::RunSandbox(e)

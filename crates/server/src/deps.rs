@@ -95,7 +95,7 @@ pub struct ServerDeps {
     pub authorizer: Authorizer,
     /// Beside `ping`, `log` (always there): `syncloop` and the like.
     pub health: Vec<HealthCheck>,
-    /// The KubeletConfiguration in force, as JSON.
+    /// The KubeletConfiguration in force, as JSON; the server puts it below the key `kubeletconfig`.
     pub configz: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// `PUT /debug/flags/v`.
     pub set_verbosity: Arc<SetVerbosity>,

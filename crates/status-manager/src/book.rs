@@ -9,8 +9,11 @@ use pod::{
     status::{check_transition, says_the_same},
 };
 
-use crate::StatusUpdate;
+use crate::{StatusUpdate, progress::is_mere_progress};
 
+/// Between a step of a pod's start and the word of it: most often the next step is done by then, and one patch tells
+/// of both.
+const HOLD: Duration = Duration::from_millis(200);
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
@@ -29,6 +32,8 @@ struct Page {
     since: Mono,
     in_flight: bool,
     retry: Option<(Mono, u32)>,
+    /// All that the API lacks can wait until then.
+    hold: Option<Mono>,
     /// The object is no more: nothing is left to write.
     gone: bool,
 }
@@ -109,7 +114,7 @@ impl Book {
     /// When something will be due that is not yet.
     pub fn next_due(&self) -> Option<Mono> {
         let waiting = self.pages.values().filter(|page| !page.in_flight && page.is_unsynced());
-        waiting.filter_map(|page| page.retry.map(|(at, _)| at)).min()
+        waiting.filter_map(Page::not_before).min()
     }
 
     /// Since when the API lacked what it now has.
@@ -126,6 +131,9 @@ impl Book {
                 }
                 page.synced = job.version;
                 page.retry = None;
+                if !page.is_unsynced() {
+                    page.hold = None;
+                }
                 page.since = now;
                 Some(job.since)
             }
@@ -157,6 +165,7 @@ impl Page {
             since: now,
             in_flight: false,
             retry: None,
+            hold: None,
             gone: false,
         };
         page.set_mirror(mirror, now);
@@ -168,15 +177,26 @@ impl Page {
         if let Err(why) = check_transition(&update.pod, old, new) {
             tracing::error!(pod = %update.pod.key, uid = %update.pod.uid, why, "status refused");
             self.update.pod = update.pod;
-            return false;
+            if update.finished && !self.update.finished {
+                self.update.finished = true;
+                self.bump(now);
+            }
+            return self.is_unsynced();
         }
         let changed = !says_the_same(old, new)
             || self.update.finished != update.finished
             || self.update.pod.deletion_requested() != update.pod.deletion_requested();
         let finished = self.update.finished || update.finished;
+        let can_wait = (self.hold.is_some() || !self.is_unsynced())
+            && !finished
+            && !update.pod.deletion_requested()
+            && is_mere_progress(old, new);
         let seen = !update.pod.is_static() && self.see(&update.pod.pod);
         self.update = StatusUpdate { finished, ..update };
-        if changed || (seen && self.differs_from_object()) {
+        if changed {
+            self.hold = can_wait.then(|| self.hold.unwrap_or(now + HOLD));
+            self.bump(now);
+        } else if seen && self.differs_from_object() {
             self.bump(now);
         }
         self.is_unsynced()
@@ -237,8 +257,12 @@ impl Page {
         !self.gone && self.synced < self.version && self.target().is_some()
     }
 
+    fn not_before(&self) -> Option<Mono> {
+        self.retry.map(|(at, _)| at).max(self.hold)
+    }
+
     fn take_due(&mut self, now: Mono) -> Option<Job> {
-        let due = self.retry.is_none_or(|(at, _)| at <= now);
+        let due = self.not_before().is_none_or(|at| at <= now);
         if self.in_flight || !due || !self.is_unsynced() {
             return None;
         }

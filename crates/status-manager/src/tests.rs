@@ -188,3 +188,28 @@ async fn standalone_it_only_remembers() {
     manager.forget(&"u1".into());
     assert!(manager.get(&"u1".into()).is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_step_of_a_pods_start_is_told_with_the_next() {
+    let bed = bed(api_pod("u1", json!({})));
+    let pod = bed.desired();
+    bed.set_for(pod.clone(), json!({"phase": "Pending"}), false);
+    bed.settle().await;
+    bed.set_for(pod.clone(), json!({"phase": "Pending", "podIP": "10.0.0.1"}), false);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    bed.set_for(pod, json!({"phase": "Running", "podIP": "10.0.0.1"}), false);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!((bed.phase(), bed.sent().len()), (json!("Running"), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_that_no_other_follows_is_told_all_the_same() {
+    let bed = bed(api_pod("u1", json!({})));
+    let pod = bed.desired();
+    bed.set_for(pod.clone(), json!({"phase": "Pending", "message": "m"}), false);
+    bed.settle().await;
+    bed.set_for(pod.clone(), json!({"phase": "Pending", "message": "m", "podIP": "10.0.0.1"}), false);
+    bed.settle().await;
+    bed.settle().await;
+    assert_eq!(bed.fake.object(PATH).unwrap()["status"]["podIP"], json!("10.0.0.1"));
+}

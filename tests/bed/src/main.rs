@@ -12,7 +12,8 @@ const USAGE: &str = "usage:
                                    what `make demo` runs
   bed down [NAME]                  end it and remove what it left
   bed kubectl ARGS...              kubectl against the cluster `bed`
-  bed e2e FOCUS [SKIP] [PROCS]     run upstream's e2e.test against the cluster `bed`
+  bed e2e FOCUS [SKIP] [PROCS] [NAME]
+                                   run upstream's e2e.test against the cluster NAME
   bed vm build                     build the disk of the VM node
   bed vm boot KUBELET [NAME]       boot a Debian node (systemd, cgroup v2) with that kubelet in the cluster NAME,
                                    which gets its control plane if it does not run
@@ -59,9 +60,10 @@ fn main() -> Result<()> {
             std::process::exit(status.code().unwrap_or(1));
         }
         Some("e2e") => {
-            let cluster = Cluster::attach(&cache, "bed", Vec::new())?;
+            let name = arg(4).unwrap_or("bed");
+            let cluster = Cluster::attach(&cache, name, Vec::new())?;
             let suite = e2e::Suite {
-                name: "e2e".into(),
+                name: if name == "bed" { "e2e".into() } else { format!("e2e-{name}") },
                 focus: arg(1).context(USAGE)?.into(),
                 skip: arg(2).unwrap_or("NOTHING").into(),
                 processes: arg(3).unwrap_or("6").parse()?,

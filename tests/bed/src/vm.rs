@@ -4,6 +4,8 @@
 //! made anew for each boot and holds everything of ours: programs of the stack, the kubelet, its unit,
 //! configuration and credentials; `seed-init` puts it in place before systemd starts. x86-64 only.
 
+mod seed;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -15,9 +17,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    Cache, Cluster, build,
+    Cache, Cluster, Runtime, build,
     cluster::SUBNET,
-    images,
     process::{self, Daemons, run},
     wait,
 };
@@ -29,27 +30,6 @@ initramfs-tools,ca-certificates,libseccomp2,openssh-server,ethtool,curl,xfsprogs
 /// Rises when the base changes in another way than by its packages.
 const EDITION: &str = "1";
 const DISK_SIZE: &str = "8G";
-/// What the guest runs of the stack.
-const PROGRAMS: &[&str] = &["containerd", "containerd-shim-runc-v2", "ctr", "runc"];
-
-const UNIT: &str = include_str!("../../../deploy/kubelet.service");
-const DROP_IN: &str = include_str!("../../../deploy/10-kubeadm.conf");
-const CONTAINERD_UNIT: &str = "\
-[Unit]
-Description=containerd
-After=network.target
-[Service]
-Type=notify
-ExecStart=/usr/local/bin/containerd
-Delegate=yes
-KillMode=process
-Restart=always
-OOMScoreAdjust=-999
-LimitNOFILE=infinity
-TasksMax=infinity
-[Install]
-WantedBy=multi-user.target
-";
 /// The first program of the guest. The large programs stay on the seed, which is only mounted.
 const SEED_INIT: &str = "\
 #!/bin/sh
@@ -170,6 +150,7 @@ pub struct VmOptions {
     /// Position among the cluster's nodes, as of those in namespaces: gives address and pod subnet.
     pub index: u8,
     pub kubelet: PathBuf,
+    pub runtime: Runtime,
     pub cpus: u8,
     pub memory_mib: u32,
     /// Lines added to the KubeletConfiguration.
@@ -182,6 +163,7 @@ impl VmOptions {
             name: name.to_owned(),
             index,
             kubelet: kubelet.to_owned(),
+            runtime: Runtime::Containerd2,
             cpus: 2,
             memory_mib: 2048,
             config: String::new(),
@@ -225,11 +207,39 @@ impl Vm {
         if !vm.is_running() {
             bail!("qemu ended: see {}", vm.daemons.log("qemu").display());
         }
-        // One connection that the later ones use, or each would pay for its own handshake, emulated.
-        let mut shared = vm.ssh_command();
-        shared.args(["-M", "-N"]);
-        vm.daemons.start("ssh", shared)?;
+        vm.share_connection()?;
         Ok(vm)
+    }
+
+    /// One connection that the later ones use, or each would pay for its own handshake, emulated.
+    fn share_connection(&self) -> Result<()> {
+        let mut shared = self.ssh_command();
+        shared.args(["-M", "-N"]);
+        self.daemons.start("ssh", shared)?;
+        Ok(())
+    }
+
+    /// As after a power cut: no unit is stopped first. What was written is there again; returns when one can log in.
+    pub fn cut_power(&self) -> Result<()> {
+        let boot_id = || self.ssh(&["cat", "/proc/sys/kernel/random/boot_id"]);
+        let before = boot_id()?;
+        // In the background: an answer might not make it out of the dying guest.
+        self.ssh(&["sync; (sleep 1; systemctl reboot --force --force) >/dev/null 2>&1 &"])?;
+        self.daemons.stop("ssh");
+        let back = || Ok(!self.is_running() || boot_id()? != before);
+        wait::until("the VM to let us in again", wait::LONG, back)?;
+        if !self.is_running() {
+            bail!("qemu ended: see {}", self.daemons.log("qemu").display());
+        }
+        self.share_connection()
+    }
+
+    /// Runs the unit with the upstream kubelet, or again with the one under test; units and files stay.
+    pub fn swap_kubelet(&self, upstream: bool) -> Result<()> {
+        let program = if upstream { seed::UPSTREAM } else { "kubelet" };
+        let swap = format!("ln -sf /usr/local/bin/{program} /usr/bin/kubelet");
+        self.ssh(&[&format!("systemctl stop kubelet && {swap} && systemctl start kubelet")])?;
+        Ok(())
     }
 
     /// The VM that runs under this name and index already.
@@ -270,8 +280,10 @@ impl Vm {
         for option in [
             "LogLevel=ERROR",
             "BatchMode=yes",
-            "ConnectTimeout=5",
-            "ServerAliveInterval=10",
+            // Emulated, on a busy host, the guest may be silent for long.
+            "ConnectTimeout=60",
+            "ServerAliveInterval=15",
+            "ServerAliveCountMax=20",
             "StrictHostKeyChecking=no",
             "UserKnownHostsFile=/dev/null",
         ] {
@@ -305,108 +317,6 @@ impl Vm {
         Ok(())
     }
 
-    // ---- the seed
-
-    fn make_seed(&self, cluster: &Cluster, options: &VmOptions) -> Result<()> {
-        let seed = self.dir.join("seed");
-        let _ = fs::remove_dir_all(&seed);
-        let files = seed.join("files");
-        for folder in ["bin", "cni", "files/etc/kubernetes/manifests"] {
-            fs::create_dir_all(seed.join(folder))?;
-        }
-        for program in PROGRAMS {
-            fs::copy(cluster.cache().bin(program), seed.join("bin").join(program)).context(*program)?;
-        }
-        let kubelet = seed.join("bin/kubelet");
-        fs::copy(&options.kubelet, &kubelet).with_context(|| options.kubelet.display().to_string())?;
-        for plugin in fs::read_dir(cluster.cache().cni())?.flatten() {
-            fs::copy(plugin.path(), seed.join("cni").join(plugin.file_name()))?;
-        }
-        put(&files, "etc/hostname", &format!("{}\n", self.name))?;
-        put(&files, "etc/hosts", &format!("127.0.0.1 localhost\n{} {}\n", self.ip, self.name))?;
-        put(&files, "etc/systemd/network/10-eth0.network", &self.network_unit(cluster))?;
-        put(&files, "root/.ssh/authorized_keys", &fs::read_to_string(self.key.with_extension("pub"))?)?;
-        self.put_containerd(&files, &cluster.registry())?;
-        self.put_kubelet(&files, cluster, options)?;
-        for unit in ["containerd", "kubelet"] {
-            let wants = files.join("etc/systemd/system/multi-user.target.wants");
-            fs::create_dir_all(&wants)?;
-            let unit = format!("{unit}.service");
-            std::os::unix::fs::symlink(format!("/etc/systemd/system/{unit}"), wants.join(unit))?;
-        }
-        let size = format!("{}M", size_of(&seed)? / (1 << 20) * 5 / 4 + 64);
-        make_ext4(&seed, &self.dir.join("seed.img"), &size)?;
-        fs::remove_dir_all(&seed)?;
-        Ok(())
-    }
-
-    fn network_unit(&self, cluster: &Cluster) -> String {
-        // The first node's namespace is the way to everything else, its own pods among it.
-        let mut text = format!(
-            "[Match]\nName=eth0\n[Network]\nAddress={}/24\nGateway={}\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n",
-            self.ip, cluster.ip
-        );
-        for node in cluster.nodes.iter().filter(|n| n.netns != cluster.netns) {
-            text += &format!("[Route]\nDestination={}\nGateway={}\n", pod_subnet(node.index), node.ip);
-        }
-        text
-    }
-
-    fn put_containerd(&self, files: &Path, registry: &str) -> Result<()> {
-        put(files, "etc/systemd/system/containerd.service", CONTAINERD_UNIT)?;
-        let host = format!(
-            "server = \"http://{registry}\"\n[host.\"http://{registry}\"]\n  capabilities = [\"pull\",\"resolve\"]\n"
-        );
-        put(files, "etc/containerd/certs.d/registry.k8s.io/hosts.toml", &host)?;
-        let config = format!(
-            r#"version = 3
-[plugins."io.containerd.cri.v1.images".pinned_images]
-  sandbox = "{}"
-[plugins."io.containerd.cri.v1.images".registry]
-  config_path = "/etc/containerd/certs.d"
-[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
-  runtime_type = "io.containerd.runc.v2"
-  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
-    SystemdCgroup = true
-"#,
-            images::PAUSE
-        );
-        put(files, "etc/containerd/config.toml", &config)?;
-        let cni = format!(
-            r#"{{"cniVersion":"1.0.0","name":"bed","plugins":[{{"type":"bridge","bridge":"cni0","isGateway":true,"ipMasq":true,"hairpinMode":true,"ipam":{{"type":"host-local","ranges":[[{{"subnet":"{}"}}]],"routes":[{{"dst":"0.0.0.0/0"}}]}}}},{{"type":"portmap","capabilities":{{"portMappings":true}}}}]}}"#,
-            pod_subnet(self.index)
-        );
-        put(files, "etc/cni/net.d/10-bridge.conflist", &cni)
-    }
-
-    fn put_kubelet(&self, files: &Path, cluster: &Cluster, options: &VmOptions) -> Result<()> {
-        put(files, "etc/systemd/system/kubelet.service", UNIT)?;
-        put(files, "etc/systemd/system/kubelet.service.d/10-kubeadm.conf", DROP_IN)?;
-        put(files, "etc/default/kubelet", &format!("KUBELET_EXTRA_ARGS=\"--node-ip={} --v=2\"\n", self.ip))?;
-        let authority = fs::read_to_string(cluster.dir.join("pki/ca.crt"))?;
-        put(files, "etc/kubernetes/pki/ca.crt", &authority)?;
-        let etc = self.dir.join("etc");
-        cluster.make_node_credentials(&self.name, &etc)?;
-        put(files, "etc/kubernetes/kubelet.conf", &fs::read_to_string(etc.join("kubelet.conf"))?)?;
-        let config = format!(
-            r#"apiVersion: kubelet.config.k8s.io/v1beta1
-kind: KubeletConfiguration
-authentication: {{anonymous: {{enabled: false}}, webhook: {{enabled: true}}, x509: {{clientCAFile: /etc/kubernetes/pki/ca.crt}}}}
-authorization: {{mode: Webhook}}
-cgroupDriver: systemd
-clusterDNS: [10.96.0.10]
-clusterDomain: cluster.local
-containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
-resolvConf: /etc/resolv.conf
-rotateCertificates: true
-serializeImagePulls: false
-staticPodPath: /etc/kubernetes/manifests
-{}"#,
-            options.config
-        );
-        put(files, "var/lib/kubelet/config.yaml", &config)
-    }
-
     // ---- the machine
 
     fn tap(&self) -> String {
@@ -435,11 +345,12 @@ staticPodPath: /etc/kubernetes/manifests
         let drive =
             |file: &Path, more: &str| format!("file={},if=virtio,format=raw,cache=unsafe,{more}", file.display());
         let mut command = process::in_netns(Some(&self.netns), Path::new("qemu-system-x86_64"));
-        command.args(["-machine", "q35", "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
+        command.args(["-machine", "q35", "-nodefaults", "-display", "none", "-serial", "stdio"]);
         command.args(base.accelerator()?);
         command.args(["-smp", &options.cpus.to_string(), "-m", &format!("{}M", options.memory_mib)]);
         command.arg("-kernel").arg(base.path("vmlinuz")).arg("-initrd").arg(base.path("initrd"));
-        let kernel = "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 fsck.mode=skip init=/usr/local/sbin/seed-init";
+        // On a busy host the emulated timer may look broken in the moment that the kernel tests it.
+        let kernel = "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 fsck.mode=skip no_timer_check init=/usr/local/sbin/seed-init";
         command.args(["-append", kernel]);
         command.args(["-drive", &drive(&base.path("disk.img"), "snapshot=on")]);
         command.args(["-drive", &drive(&self.dir.join("seed.img"), "readonly=on")]);
@@ -455,13 +366,4 @@ staticPodPath: /etc/kubernetes/manifests
 
 fn pod_subnet(index: u8) -> String {
     format!("10.77.{}.0/20", index * 16)
-}
-
-fn size_of(path: &Path) -> Result<u64> {
-    let mut total = 0;
-    for entry in fs::read_dir(path)?.flatten() {
-        let kind = entry.metadata()?;
-        total += if kind.is_dir() { size_of(&entry.path())? } else { kind.len() };
-    }
-    Ok(total)
 }

@@ -176,7 +176,7 @@ impl<K: Kept> Keeper<K> {
         if !matches!(event.kind, "ADDED" | "MODIFIED" | "DELETED") {
             return Ok(false);
         }
-        let decoded = serde_json::from_str::<K>(event.object.get());
+        let decoded = serde_json::from_slice::<K>(event.object.get().as_bytes());
         let mut row = decoded.map_err(|e| ApiError::decode(call.operation, &call.object, &e))?;
         let version = version_number(row.version());
         if version <= self.seen {

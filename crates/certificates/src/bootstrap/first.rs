@@ -55,10 +55,10 @@ async fn obtain(
     let asked = Wanted {
         node_name: wanted.node_name.clone(),
         purpose: Purpose::Client,
-        generate_name: "node-csr-",
+        is_first: true,
         limit: LIMIT,
     };
-    let certificate = ask_patiently(&api, &key, &asked).await?;
+    let certificate = ask_patiently(&api, &key, &asked, clock).await?;
     let pair = store.update(&certificate, &key.serialize_pem(), clock.wall())?;
     match fs::remove_file(store.pending_key_path()) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -70,10 +70,10 @@ async fn obtain(
 }
 
 /// The API server may come up later than the node; a refusal is final.
-async fn ask_patiently(api: &ApiServer, key: &KeyPair, wanted: &Wanted) -> Result<Vec<u8>> {
+async fn ask_patiently(api: &ApiServer, key: &KeyPair, wanted: &Wanted, clock: Clock) -> Result<Vec<u8>> {
     let mut pause = Duration::from_secs(1);
     loop {
-        match request(api, key, wanted).await {
+        match request(api, key, wanted, clock.wall()).await {
             Err(CertificateError::Request { source, .. }) if source.is_transient() => {
                 tracing::info!(error = %source, "bootstrap waits for the API server");
                 tokio::time::sleep(pause).await;

@@ -3,16 +3,29 @@
 use std::time::Duration;
 
 use apiserver::{ApiServer, SigningRequest};
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jiff::Timestamp;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData};
+use rustls::pki_types::{CertificateSigningRequestDer, pem::PemObject};
+use sha2::{Digest, Sha512_256};
+use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
 
-use crate::{CertificateError, Result, pair::Names, self_signed::alternatives};
+use crate::{
+    CertificateError, Result,
+    pair::{Leaf, Names, chain},
+    self_signed::alternatives,
+};
+
+const GROUP: &str = "system:nodes";
 
 /// What to ask for.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     pub node_name: String,
     pub purpose: Purpose,
-    pub generate_name: &'static str,
+    /// The bootstrap's: named after what is asked, so that a start after an interrupted one finds its request again.
+    pub is_first: bool,
     /// How long to wait for somebody to approve.
     pub limit: Duration,
 }
@@ -46,17 +59,26 @@ pub fn new_key() -> Result<KeyPair> {
 }
 
 /// The certificate chain as PEM.
-pub async fn request(api: &ApiServer, key: &KeyPair, wanted: &Wanted) -> Result<Vec<u8>> {
+pub async fn request(api: &ApiServer, key: &KeyPair, wanted: &Wanted, now: Timestamp) -> Result<Vec<u8>> {
     let subject = format!("system:node:{}", wanted.node_name);
     let signing_request = SigningRequest {
         request: signing_request(key, &subject, &wanted.purpose)?.into_bytes(),
         signer: wanted.purpose.signer().to_owned(),
         usages: wanted.purpose.usages(),
         expiration_seconds: None,
-        generate_name: wanted.generate_name.to_owned(),
+        name: wanted.is_first.then(|| digested_name(key, &subject, &wanted.purpose)),
     };
     let failed = |source| CertificateError::Request { subject: subject.clone(), source: Box::new(source) };
-    let made = api.create_csr(signing_request).await.map_err(failed)?;
+    let found = signing_request.name.clone();
+    let made = match (api.create_csr(signing_request).await, found) {
+        (Err(error), Some(name)) if error.is_already_exists() => {
+            let found = api.get_csr(&name).await.map_err(failed)?;
+            compatible(&found, key, &subject, &wanted.purpose, now)
+                .map_err(|detail| CertificateError::OtherRequest { name, detail })?;
+            found
+        }
+        (made, _) => made.map_err(failed)?,
+    };
     let name = made.metadata.name.unwrap_or_default();
     tracing::info!(
         name,
@@ -66,11 +88,57 @@ pub async fn request(api: &ApiServer, key: &KeyPair, wanted: &Wanted) -> Result<
     api.wait_for_certificate(&name, wanted.limit).await.map_err(failed)
 }
 
+/// Upstream's name for the same request: digest of key, common name, organization and usages, each told apart from the
+/// next by a byte that base64 has not.
+fn digested_name(key: &KeyPair, subject: &str, purpose: &Purpose) -> String {
+    let usages = purpose.usages();
+    let mut digest = Sha512_256::new();
+    let key = key.subject_public_key_info();
+    let parts = [&key[..], subject.as_bytes(), GROUP.as_bytes()];
+    for part in parts.into_iter().chain(usages.iter().map(|usage| usage.as_bytes())) {
+        digest.update(URL_SAFE_NO_PAD.encode(part));
+        digest.update(b"|");
+    }
+    format!("node-csr-{}", URL_SAFE_NO_PAD.encode(digest.finalize()))
+}
+
+/// Whether a certificate for the request that was found would be of use; `Err` says why not.
+fn compatible(
+    found: &CertificateSigningRequest,
+    key: &KeyPair,
+    subject: &str,
+    purpose: &Purpose,
+    now: Timestamp,
+) -> std::result::Result<(), String> {
+    let der = CertificateSigningRequestDer::from_pem_slice(&found.spec.request.0).map_err(|error| error.to_string())?;
+    let (_, request) = X509CertificationRequest::from_der(&der).map_err(|error| error.to_string())?;
+    let info = &request.certification_request_info;
+    let (theirs, ours) = (info.subject.to_string(), format!("O={GROUP}, CN={subject}"));
+    if theirs != ours {
+        return Err(format!("its subject is {theirs:?} and not {ours:?}"));
+    }
+    if found.spec.signer_name != purpose.signer() {
+        return Err(format!("its signer is {:?}", found.spec.signer_name));
+    }
+    if info.subject_pki.raw != key.subject_public_key_info() {
+        return Err("it was made with another key".to_owned());
+    }
+    let signed = found.status.as_ref().and_then(|status| status.certificate.as_ref());
+    let signed = signed.filter(|certificate| !certificate.0.is_empty());
+    for der in signed.map(|pem| chain(&pem.0, "it")).transpose().map_err(|error| error.to_string())?.iter().flatten() {
+        let leaf = Leaf::read(der, "it").map_err(|error| error.to_string())?;
+        if leaf.not_after < now {
+            return Err(format!("its certificate expired at {}", leaf.not_after));
+        }
+    }
+    Ok(())
+}
+
 fn signing_request(key: &KeyPair, subject: &str, purpose: &Purpose) -> Result<String> {
     let failed = |source| CertificateError::Generate { what: "a signing request", source };
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+    params.distinguished_name.push(DnType::OrganizationName, GROUP);
     params.distinguished_name.push(DnType::CommonName, subject);
     if let Purpose::Serving(names) = purpose {
         params.subject_alt_names = alternatives(names).map_err(failed)?;
@@ -80,10 +148,39 @@ fn signing_request(key: &KeyPair, subject: &str, purpose: &Purpose) -> Result<St
 
 #[cfg(test)]
 mod tests {
-    use rustls::pki_types::{CertificateSigningRequestDer, pem::PemObject};
-    use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
+    use k8s_openapi::{ByteString, api::certificates::v1::CertificateSigningRequestStatus};
+    use rcgen::date_time_ymd;
 
     use super::*;
+
+    #[test]
+    fn the_first_requests_name_depends_on_key_and_node_only() {
+        let (one, other) = (new_key().unwrap(), new_key().unwrap());
+        let name = digested_name(&one, "system:node:n", &Purpose::Client);
+        assert_eq!(name, digested_name(&one, "system:node:n", &Purpose::Client));
+        assert_ne!(name, digested_name(&one, "system:node:m", &Purpose::Client));
+        assert_ne!(name, digested_name(&other, "system:node:n", &Purpose::Client));
+        assert_eq!(name.len(), "node-csr-".len() + 43, "{name}");
+    }
+
+    #[test]
+    fn a_request_found_is_waited_on_if_it_is_ours_and_its_certificate_still_good() {
+        let (key, subject, purpose) = (new_key().unwrap(), "system:node:n", Purpose::Client);
+        let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
+        let mut found = CertificateSigningRequest::default();
+        found.spec.request = ByteString(signing_request(&key, subject, &purpose).unwrap().into_bytes());
+        found.spec.signer_name = purpose.signer().to_owned();
+        assert_eq!(compatible(&found, &key, subject, &purpose, now), Ok(()));
+        let refused = |subject, purpose: &Purpose| compatible(&found, &key, subject, purpose, now).unwrap_err();
+        assert!(refused("system:node:m", &purpose).contains("subject"));
+        assert!(refused(subject, &Purpose::Serving(Names::default())).contains("signer"));
+        assert!(compatible(&found, &new_key().unwrap(), subject, &purpose, now).unwrap_err().contains("key"));
+        let mut params = CertificateParams::default();
+        params.not_after = date_time_ymd(2026, 1, 1);
+        let certificate = Some(ByteString(params.self_signed(&key).unwrap().pem().into_bytes()));
+        found.status = Some(CertificateSigningRequestStatus { certificate, conditions: None });
+        assert!(compatible(&found, &key, subject, &purpose, now).unwrap_err().contains("expired"));
+    }
 
     #[test]
     fn a_request_names_the_node_and_its_group() {

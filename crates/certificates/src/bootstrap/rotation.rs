@@ -11,13 +11,14 @@ use std::{
     time::Duration,
 };
 
-use apiserver::ApiServer;
+use apiserver::{ApiServer, ClientOptions};
 use host::Clock;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeAddress};
 use tokio::sync::watch;
 
 use super::{
+    first::{FirstIdentity, ensure_identity},
     kubeconfig::uses_certificate,
     request::{Purpose, Wanted, new_key, request},
     store::PairStore,
@@ -40,6 +41,35 @@ fn fraction() -> f64 {
     RandomState::new().hash_one(0) as f64 / u64::MAX as f64
 }
 
+/// Whether `renew_at` may say so.
+fn may_be_due(pair: &Pair, now: Timestamp) -> bool {
+    renew_at(pair, 0.0) <= now
+}
+
+fn is_refusal(error: &CertificateError) -> bool {
+    matches!(error, CertificateError::Request { source, .. } if source.is_unauthorized() || source.is_forbidden())
+}
+
+/// Between attempts that got nowhere.
+struct Pause(Duration);
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self(FIRST_PAUSE)
+    }
+}
+
+impl Pause {
+    async fn wait(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+    }
+
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
 /// Until the wall clock shows `at`.
 async fn wait_until(clock: Clock, at: Timestamp) {
     loop {
@@ -51,8 +81,16 @@ async fn wait_until(clock: Clock, at: Timestamp) {
     }
 }
 
+/// How a node that lost its identity gets a new one.
+pub struct Bootstrap {
+    pub identity: FirstIdentity,
+    pub options: ClientOptions,
+}
+
 /// Option rotateCertificates.
 pub struct ClientRotation {
+    /// None: there is no bootstrap kubeconfig.
+    pub bootstrap: Option<Bootstrap>,
     pub api: ApiServer,
     pub store: PairStore,
     pub node_name: String,
@@ -60,14 +98,14 @@ pub struct ClientRotation {
 }
 
 impl ClientRotation {
-    /// Runs until dropped. A store without a pair (kubeadm's first node brings its identity in the kubeconfig) gets one
+    /// Runs until dropped, or until the identity is lost for good. A store without a pair (kubeadm's first node brings its identity in the kubeconfig) gets one
     /// at once.
     pub async fn run(self, kubeconfig: &Path) {
         if !uses_certificate(kubeconfig, &self.store.current_path()) {
             let path = self.store.current_path();
             tracing::info!(path = %path.display(), "the kubeconfig does not use the rotated client certificate");
         }
-        let mut pause = FIRST_PAUSE;
+        let mut pause = Pause::default();
         loop {
             if let Some(pair) = self.store.load() {
                 ttl::client_expires(pair.not_after);
@@ -76,23 +114,52 @@ impl ClientRotation {
             match self.renew().await {
                 Ok(pair) => {
                     tracing::info!(not_after = %pair.not_after, "client certificate renewed");
-                    pause = FIRST_PAUSE;
+                    // Where this clock is ahead of the signer's, a new one may be due at once.
+                    if may_be_due(&pair, self.clock.wall()) {
+                        pause.wait().await;
+                    } else {
+                        pause.reset();
+                    }
                 }
                 Err(error) => {
                     ttl::CLIENT_ERRORS.inc();
                     tracing::warn!(error = described(&error), "client certificate not renewed");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    if self.is_lost(&error) && !self.begin_again().await {
+                        return;
+                    }
+                    pause.wait().await;
                 }
             }
         }
     }
 
+    /// The server answers, but not to an expired certificate: it will never sign a new one for it.
+    fn is_lost(&self, error: &CertificateError) -> bool {
+        is_refusal(error) && self.store.load().is_some_and(|pair| pair.not_after <= self.clock.wall())
+    }
+
+    /// From the bootstrap kubeconfig, as at a first start. False: only a new start by somebody else's hand helps.
+    async fn begin_again(&self) -> bool {
+        let Some(bootstrap) = &self.bootstrap else {
+            tracing::error!("the client certificate has expired and the API server answers: the agent ends");
+            return false;
+        };
+        tracing::warn!("the client certificate has expired: the node asks for its identity again");
+        if let Err(error) = ensure_identity(&bootstrap.identity, bootstrap.options.clone(), self.clock).await {
+            tracing::error!(error = described(&error), "the client certificate has expired and there is no new one");
+            return false;
+        }
+        if let Err(error) = self.api.reload().await {
+            tracing::warn!(%error, "the new identity is not used yet");
+        }
+        true
+    }
+
     async fn renew(&self) -> Result<Pair> {
         let key = new_key()?;
         let wanted =
-            Wanted { node_name: self.node_name.clone(), purpose: Purpose::Client, generate_name: "csr-", limit: LIMIT };
-        let certificate = request(&self.api, &key, &wanted).await?;
+            Wanted { node_name: self.node_name.clone(), purpose: Purpose::Client, is_first: false, limit: LIMIT };
+        let certificate = request(&self.api, &key, &wanted, self.clock.wall()).await?;
         let pair = self.store.update(&certificate, &key.serialize_pem(), self.clock.wall())?;
         let subject = format!("system:node:{}", self.node_name);
         self.api.reload().await.map_err(|source| CertificateError::Request { subject, source: Box::new(source) })?;
@@ -114,7 +181,7 @@ pub struct ServingRotation {
 impl ServingRotation {
     /// Runs until dropped. Until the first certificate is signed there is none to serve with, as with upstream.
     pub async fn run(mut self) {
-        let mut pause = FIRST_PAUSE;
+        let mut pause = Pause::default();
         loop {
             let Some(names) = self.wanted_names().await else { return };
             let stored = self.store.load().filter(|pair| pair.is_valid_at(self.clock.wall()));
@@ -122,19 +189,23 @@ impl ServingRotation {
                 // With other names it is still better than none.
                 self.serving.set(pair.clone());
             }
-            if let Some(pair) = stored.filter(|pair| pair.names == names) {
+            if let Some(pair) = stored.filter(|pair| pair.names.cover(&names)) {
                 let at = renew_at(&pair, fraction());
-                if !self.wait_until_or_renamed(at, &names).await {
+                if !self.wait_until_or_renamed(at, &pair.names).await {
                     continue;
                 }
             }
-            match self.renew(names).await {
-                Ok(()) => pause = FIRST_PAUSE,
+            match self.renew(names.clone()).await {
+                Ok(pair) if pair.names.cover(&names) && !may_be_due(&pair, self.clock.wall()) => pause.reset(),
+                Ok(pair) => {
+                    let (not_after, held) = (pair.not_after, &pair.names);
+                    tracing::warn!(%not_after, ?held, wanted = ?names, "the new serving certificate does not suffice");
+                    pause.wait().await;
+                }
                 Err(error) => {
                     ttl::SERVING_ERRORS.inc();
                     tracing::warn!(error = described(&error), "serving certificate not renewed");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    pause.wait().await;
                 }
             }
         }
@@ -151,8 +222,8 @@ impl ServingRotation {
         }
     }
 
-    /// False when the Node's addresses are others before it is time.
-    async fn wait_until_or_renamed(&mut self, at: Timestamp, names: &Names) -> bool {
+    /// False when the Node gets an address that is not among the names held before it is time.
+    async fn wait_until_or_renamed(&mut self, at: Timestamp, held: &Names) -> bool {
         let (clock, node) = (self.clock, &mut self.node);
         let renamed = async {
             loop {
@@ -160,7 +231,7 @@ impl ServingRotation {
                     std::future::pending::<()>().await;
                 }
                 let now = names_of(node.borrow_and_update().as_deref());
-                if !now.ips.is_empty() && now != *names {
+                if !held.cover(&now) {
                     return;
                 }
             }
@@ -171,19 +242,19 @@ impl ServingRotation {
         }
     }
 
-    async fn renew(&self, names: Names) -> Result<()> {
+    async fn renew(&self, names: Names) -> Result<Pair> {
         let key = new_key()?;
         let wanted = Wanted {
             node_name: self.node_name.clone(),
             purpose: Purpose::Serving(names),
-            generate_name: "csr-",
+            is_first: false,
             limit: LIMIT,
         };
-        let certificate = request(&self.api, &key, &wanted).await?;
+        let certificate = request(&self.api, &key, &wanted, self.clock.wall()).await?;
         let pair = self.store.update(&certificate, &key.serialize_pem(), self.clock.wall())?;
         tracing::info!(not_after = %pair.not_after, "serving certificate renewed");
-        self.serving.set(pair);
-        Ok(())
+        self.serving.set(pair.clone());
+        Ok(pair)
     }
 }
 
@@ -215,15 +286,51 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn renewal_falls_between_seventy_and_ninety_percent_of_the_life() {
+    fn pair_of_january() -> Pair {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(2026, 1, 11));
         let certificate = params.self_signed(&key).unwrap().pem();
-        let pair = Pair::from_pem(certificate.as_bytes(), key.serialize_pem().as_bytes(), "test").unwrap();
+        Pair::from_pem(certificate.as_bytes(), key.serialize_pem().as_bytes(), "test").unwrap()
+    }
+
+    #[test]
+    fn renewal_falls_between_seventy_and_ninety_percent_of_the_life() {
+        let pair = pair_of_january();
         assert_eq!(renew_at(&pair, 0.0).to_string(), "2026-01-08T00:00:00Z");
         assert_eq!(renew_at(&pair, 1.0).to_string(), "2026-01-10T00:00:00Z");
+    }
+
+    #[test]
+    fn a_certificate_is_settled_until_the_earliest_time_of_renewal() {
+        let pair = pair_of_january();
+        assert!(!may_be_due(&pair, "2026-01-07T23:59:59Z".parse().unwrap()));
+        assert!(may_be_due(&pair, "2026-01-08T00:00:00Z".parse().unwrap()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_that_get_nowhere_are_paced() {
+        let (mut pause, begun) = (Pause::default(), tokio::time::Instant::now());
+        for _ in 0..6 {
+            pause.wait().await;
+        }
+        assert_eq!(begun.elapsed().as_secs(), 2 + 4 + 8 + 16 + 32 + 60);
+        pause.reset();
+        assert_eq!(pause.0, FIRST_PAUSE);
+    }
+
+    #[test]
+    fn only_an_answer_of_the_server_ends_an_identity() {
+        let failed = |error| CertificateError::Request { subject: "n".into(), source: Box::new(error) };
+        let refused = |code| {
+            let refusal =
+                apiserver::Refusal { code, reason: String::new(), message: String::new(), retry_after: None };
+            failed(apiserver::ApiError::Refused { operation: "create", object: "csr".into(), refusal })
+        };
+        assert!(is_refusal(&refused(401)) && is_refusal(&refused(403)) && !is_refusal(&refused(503)));
+        let limit = Duration::from_secs(1);
+        let silent = apiserver::ApiError::Deadline { operation: "create", object: "csr".into(), limit };
+        assert!(!is_refusal(&failed(silent)));
     }
 
     #[test]

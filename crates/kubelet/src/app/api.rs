@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use apiserver::{ApiServer, ClientOptions};
-use certificates::bootstrap::{ClientRotation, FirstIdentity, PairStore, ensure_identity, follow_identity};
+use certificates::bootstrap::{Bootstrap, ClientRotation, FirstIdentity, PairStore, ensure_identity, follow_identity};
 use host::Clock;
 use tokio::task::JoinSet;
 
@@ -14,18 +14,24 @@ pub(super) async fn connect(options: &Options, clock: Clock) -> anyhow::Result<O
         tracing::info!("standalone: no kubeconfig is given, only static pods run");
         return Ok(None);
     };
-    if let Some(bootstrap) = &options.flags.bootstrap_kubeconfig {
-        let wanted = FirstIdentity {
-            bootstrap_kubeconfig: bootstrap.clone(),
-            kubeconfig: kubeconfig.clone(),
-            cert_dir: options.flags.cert_dir.clone(),
-            node_name: options.node_name.clone(),
-        };
-        let identity = ensure_identity(&wanted, client_options(options), clock).await;
-        identity.with_context(|| format!("no identity by --bootstrap-kubeconfig {}", bootstrap.display()))?;
+    if let Some(Bootstrap { identity, options }) = bootstrap(options) {
+        let path = identity.bootstrap_kubeconfig.display();
+        let ensured = ensure_identity(&identity, options, clock).await;
+        ensured.with_context(|| format!("no identity by --bootstrap-kubeconfig {path}"))?;
     }
     let api = ApiServer::from_kubeconfig(kubeconfig, client_options(options)).await;
     Ok(Some(api.with_context(|| format!("cannot use --kubeconfig {}", kubeconfig.display()))?))
+}
+
+fn bootstrap(options: &Options) -> Option<Bootstrap> {
+    let flags = &options.flags;
+    let identity = FirstIdentity {
+        bootstrap_kubeconfig: flags.bootstrap_kubeconfig.clone()?,
+        kubeconfig: flags.kubeconfig.clone()?,
+        cert_dir: flags.cert_dir.clone(),
+        node_name: options.node_name.clone(),
+    };
+    Some(Bootstrap { identity, options: client_options(options) })
 }
 
 fn client_options(options: &Options) -> ClientOptions {
@@ -45,7 +51,7 @@ pub(super) fn keep_identity(options: &Options, api: &ApiServer, clock: Clock, ta
     if options.config.rotate_certificates {
         let store = PairStore::client(&options.flags.cert_dir);
         let node_name = options.node_name.clone();
-        let rotation = ClientRotation { api: api.clone(), store, node_name, clock };
+        let rotation = ClientRotation { bootstrap: bootstrap(options), api: api.clone(), store, node_name, clock };
         let kubeconfig = kubeconfig.clone();
         tasks.spawn(async move { rotation.run(&kubeconfig).await });
     }

@@ -202,8 +202,9 @@ pub(super) fn dispatcher_config(
     let sysctls = SysctlPolicy::new(kernel(&machine.kernel_version), &options.config.allowed_unsafe_sysctls);
     let app_armor =
         std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with('Y'));
+    let limited_swap = options.config.memory_swap.swap_behavior == "LimitedSwap" && machine.swap_bytes > 0;
     match sysctls {
-        Ok(sysctls) => Ok(DispatcherConfig { backoff, needs_node, sysctls, app_armor }),
+        Ok(sysctls) => Ok(DispatcherConfig { backoff, needs_node, sysctls, app_armor, limited_swap }),
         Err(error) => bail!("allowedUnsafeSysctls: {error}"),
     }
 }

@@ -1,6 +1,6 @@
 //! The cgroups that divide the node: what pods may use together, and what is kept for the system and the agent.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
 use apiserver::Events;
@@ -30,7 +30,6 @@ pub(super) fn node_resources(
         milli_cpu: facts.capacity.get("cpu").map_or(i64::from(machine.num_cpus) * 1000, Quantity::milli_value),
         memory: facts.capacity.get("memory").map_or(machine.memory_bytes as i64, Quantity::value),
         pids: machine.max_pids.and_then(|p| i64::try_from(p).ok()),
-        hugepages: machine.hugepages.iter().map(|h| (h.page_size, h.page_size * h.pages)).collect(),
     };
     let sum = |name: &str, value: fn(&Quantity) -> i64| {
         let named = [&kube, &system].into_iter().filter_map(|list| list.get(name)).map(value);
@@ -40,7 +39,6 @@ pub(super) fn node_resources(
         milli_cpu: sum("cpu", Quantity::milli_value).unwrap_or_default(),
         memory: sum("memory", Quantity::value).unwrap_or_default(),
         pids: sum("pid", Quantity::value),
-        hugepages: BTreeMap::new(),
     };
     Ok(NodeResources { capacity, reserved })
 }

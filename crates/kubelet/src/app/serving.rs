@@ -68,14 +68,14 @@ pub(super) async fn start(
     };
     let subscriber = pleg.clone();
     let health = pleg.clone();
-    let configz = serde_json::json!({"kubeletconfig": options.configz()});
+    let configz = options.configz();
     let deps = ServerDeps {
         clock,
         cri: cri.clone(),
         cgroups: cgroups.clone(),
         pods: server::PodsView::new(rows),
         observed: Observed::new(move |uid: &PodUid| subscriber.peek(uid)),
-        authenticator: authenticator(options, clock, api.as_ref()),
+        authenticator: authenticator(options, clock, api.as_ref())?,
         authorizer: authorizer(options, clock, api),
         health: vec![HealthCheck::new("syncloop", move || health.health())],
         configz: Arc::new(move || configz.clone()),
@@ -104,17 +104,17 @@ fn server_config(options: &Options, root: &RootDir) -> ServerConfig {
     }
 }
 
-fn authenticator(options: &Options, clock: Clock, api: Option<&ApiServer>) -> Authenticator {
+fn authenticator(options: &Options, clock: Clock, api: Option<&ApiServer>) -> anyhow::Result<Authenticator> {
     let auth = &options.config.authentication;
     let review = api.filter(|_| auth.webhook.enabled).map(|api| reviews::tokens(api.clone(), Vec::new()));
-    let ca = ClientCa::from_file(&auth.x509.client_ca_file);
-    Authenticator::new(
+    let ca = ClientCa::from_file(&auth.x509.client_ca_file).context("authentication.x509.clientCAFile")?;
+    Ok(Authenticator::new(
         clock,
         Arc::new(move || ca.verifier()),
         review,
         auth.anonymous.enabled,
         auth.webhook.cache_ttl.std(),
-    )
+    ))
 }
 
 /// Without an API server nobody can be asked: then only AlwaysAllow lets anybody in.

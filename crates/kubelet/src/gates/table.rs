@@ -17,7 +17,7 @@ const FREE: bool = false;
 
 const ELSEWHERE: Support = NoEffect("read by other components, or by no code of the kubelet on Linux");
 const EVENTS: Support = NoEffect("runtime events are used wherever the runtime sends them");
-const RESIZE: Support = NotYet("pods cannot be resized in place yet");
+const RESIZE: Support = NotYet("volumes keep their size");
 const DRA: Support = NotYet("no dynamic resource allocation yet");
 const CSI: Support = NotYet("no CSI volumes yet");
 const SHUTDOWN: Support = NotYet("node shutdown is not handled yet");
@@ -154,11 +154,11 @@ pub static GATES: &[Gate] = &[
     gate("ImageVolume", ON, GA, LOCKED, &[], Works),
     gate("ImageVolumeWithDigest", OFF, Alpha, FREE, &["ImageVolume"], PODS),
     gate("InOrderInformersBatchProcess", ON, Beta, FREE, &[], ELSEWHERE),
-    gate("InPlacePodLevelResourcesVerticalScaling", ON, Beta, FREE, &["InPlacePodVerticalScaling", "PodLevelResources", "NodeDeclaredFeatures"], RESIZE),
-    gate("InPlacePodVerticalScaling", ON, GA, LOCKED, &[], RESIZE),
-    gate("InPlacePodVerticalScalingExclusiveCPUs", OFF, Alpha, FREE, &["InPlacePodVerticalScaling"], RESIZE),
-    gate("InPlacePodVerticalScalingExclusiveMemory", OFF, Alpha, FREE, &["InPlacePodVerticalScaling"], RESIZE),
-    gate("InPlacePodVerticalScalingInitContainers", ON, GA, LOCKED, &["InPlacePodVerticalScaling", "NodeDeclaredFeatures"], RESIZE),
+    gate("InPlacePodLevelResourcesVerticalScaling", ON, Beta, FREE, &["InPlacePodVerticalScaling", "PodLevelResources", "NodeDeclaredFeatures"], Partly("pods are resized as a whole whatever is set")),
+    gate("InPlacePodVerticalScaling", ON, GA, LOCKED, &[], Works),
+    gate("InPlacePodVerticalScalingExclusiveCPUs", OFF, Alpha, FREE, &["InPlacePodVerticalScaling"], MANAGERS),
+    gate("InPlacePodVerticalScalingExclusiveMemory", OFF, Alpha, FREE, &["InPlacePodVerticalScaling"], MANAGERS),
+    gate("InPlacePodVerticalScalingInitContainers", ON, GA, LOCKED, &["InPlacePodVerticalScaling", "NodeDeclaredFeatures"], Works),
     gate("InPlacePodVerticalScalingMemoryBackedVolumes", OFF, Alpha, FREE, &["InPlacePodVerticalScaling", "NodeDeclaredFeatures"], RESIZE),
     gate("InPlacePodVerticalScalingSchedulerPreemption", OFF, Alpha, FREE, &["InPlacePodVerticalScaling"], ELSEWHERE),
     gate("InterPodAffinityHostnameFastPath", OFF, Alpha, FREE, &[], ELSEWHERE),
@@ -166,7 +166,7 @@ pub static GATES: &[Gate] = &[
     gate("KMSv1", OFF, Deprecated, FREE, &[], ELSEWHERE),
     gate("KubeProxyIPVS", ON, Deprecated, FREE, &[], ELSEWHERE),
     gate("KubeProxyNFTablesLocalhostNodePorts", OFF, Alpha, FREE, &[], ELSEWHERE),
-    gate("KubeletAllocatedPodsEndpoint", OFF, Alpha, FREE, &["InPlacePodVerticalScaling"], RESIZE),
+    gate("KubeletAllocatedPodsEndpoint", OFF, Alpha, FREE, &["InPlacePodVerticalScaling"], SERVING),
     gate("KubeletCgroupDriverFromCRI", ON, GA, LOCKED, &[], Works),
     gate("KubeletCrashLoopBackOffMax", ON, Beta, FREE, &[], Works),
     gate("KubeletEnsureSecretPulledImages", ON, Beta, FREE, &[], Works),

@@ -6,7 +6,6 @@ use super::{
 };
 
 const CSI: Support = NotYet("no attachable volumes yet: the pod waits with a clear message");
-const RESIZE: Support = NotYet("no in-place resize yet");
 
 #[rustfmt::skip] // one field, one line
 pub const FIELDS: &[(&str, Support)] = &[
@@ -29,10 +28,10 @@ pub const FIELDS: &[(&str, Support)] = &[
     ("spec.nodeName", Works),
     ("spec.os.name", Works),
     ("spec.overhead", Works),
-    ("spec.preemptionPolicy, spec.priority", NotYet("critical pods preempt nothing on the node")),
+    ("spec.preemptionPolicy, spec.priority", Works),
     ("spec.readinessGates", Works),
     ("spec.resourceClaims", NotYet("no dynamic resource allocation")),
-    ("spec.resources", Partly("the pod's cgroup is limited; no in-place resize")),
+    ("spec.resources", Works),
     ("spec.restartPolicy", Works),
     ("spec.runtimeClassName", Works),
     ("spec.serviceAccountName", Works),
@@ -58,7 +57,7 @@ pub const FIELDS: &[(&str, Support)] = &[
     ("container.lifecycle.stopSignal", NotYet("alpha")),
     ("container.livenessProbe, readinessProbe, startupProbe", Works),
     ("container.ports", Works),
-    ("container.resizePolicy", RESIZE),
+    ("container.resizePolicy", Works),
     ("container.resources.limits, requests: cpu, memory", Works),
     ("container.resources.limits: ephemeral-storage", Partly("counted in allocatable; a limit is not enforced")),
     ("container.resources.limits: hugepages", Works),
@@ -87,7 +86,7 @@ pub const FIELDS: &[(&str, Support)] = &[
     ("volume.projected: clusterTrustBundle, podCertificate", NotYet("no certificate sources yet")),
     ("status.conditions, phase, containerStatuses, qosClass, podIPs", Works),
     ("status.observedGeneration", Works),
-    ("status.resize, containerStatuses[].allocatedResources", RESIZE),
-    ("resize subresource", RESIZE),
+    ("status.allocatedResources, resources, containerStatuses[].allocatedResources, resources", Works),
+    ("resize subresource", Works),
     ("static pods and mirror pods", Works),
 ];

@@ -39,4 +39,6 @@ pub const DIFFERENCES: &[&str] = &[
     "YAML is read as YAML 1.2 with `yes`, `no`, `on` and `off` still booleans; octal numbers with a leading 0 are not.",
     "Help texts are ferrolet's own and shorter.",
     "Requests to the API server are JSON, not protobuf.",
+    "A damaged `allocated_pods_state` or `actuated_pods_state` is passed over with an error in the log and pods have what their specs say; upstream refuses to start until somebody removes the file.",
+    "A step of a pod that is blocked for more than a minute is told in an event `StillWaiting`, and in the otherwise empty message of containers that wait for it; upstream says nothing.",
 ];

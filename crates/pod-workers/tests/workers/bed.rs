@@ -14,7 +14,7 @@ use pod::{
     backoff::BackoffLimits,
     sysctl::SysctlPolicy,
 };
-use pod_workers::{Dispatcher, DispatcherConfig, Parts, PodCommand, PodsView};
+use pod_workers::{Dispatcher, DispatcherConfig, Parts, PodCommand, PodsView, ResourceRecords};
 use prober::Prober;
 use runtime::{Runtime, RuntimeConfig, RuntimeParts};
 use serde_json::{Value, json};
@@ -117,6 +117,8 @@ impl Machine {
             status: StatusManager::spawn(Some(api), clock),
             node,
             view: PodsView::default(),
+            allocated: ResourceRecords::in_memory(),
+            actuated: ResourceRecords::in_memory(),
         };
         pleg.synced().await;
         sleep(s(2)).await; // the event stream stands
@@ -125,6 +127,7 @@ impl Machine {
             needs_node,
             sysctls: SysctlPolicy::new((6, 1), &[]).unwrap(),
             app_armor: false,
+            limited_swap: false,
         };
         let (commands, orders) = mpsc::channel(16);
         let dispatcher = tokio::spawn(Dispatcher::new(parts.clone(), config).run(orders));

@@ -217,3 +217,23 @@ async fn a_pod_of_the_same_name_starts_while_the_one_before_still_ends() {
     assert_eq!(machine.cri.sandbox_count(), 1);
     assert!(agent.is_running(&second));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_container_replaced_for_its_image_ends_for_nobody_whatever_the_policy() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let batch = |image| pod("web").container("app", image).restart(Restart::OnFailure);
+    agent.set(&machine.create(batch("nginx"))).await;
+    let web = machine.create(batch("nginx"));
+    agent.until_running(&web).await;
+    let web = machine.create(batch("nginx:2"));
+    machine.cri.delay("pull_image", s(5));
+    agent.set(&web).await;
+    let restarts = || {
+        let object = machine.object(&web).unwrap();
+        let app = object["status"]["containerStatuses"][0].clone();
+        (app["state"].get("running").is_some(), app["restartCount"].as_i64())
+    };
+    agent.until("the API shows the new one", || restarts() == (true, Some(1))).await;
+    assert_eq!(machine.phase(&web), "Running");
+}

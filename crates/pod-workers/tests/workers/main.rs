@@ -3,4 +3,5 @@
 mod admission;
 mod bed;
 mod life;
+mod resize;
 mod trouble;

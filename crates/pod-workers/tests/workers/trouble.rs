@@ -188,3 +188,20 @@ async fn a_runtime_that_is_away_delays_a_deletion_and_no_more() {
     agent.until("its object is gone", || machine.object(&web).is_none()).await;
     assert_eq!(machine.cri.sandbox_count(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_sandbox_gives_its_address_back_before_a_new_one_takes_another() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    agent.set(&web).await;
+    agent.until_running(&web).await;
+    let old = agent.parts.pleg.snapshot()[0].sandboxes[0].id.clone();
+    machine.cri.forget_calls();
+    // As after a reboot: neither the sandbox nor a container runs, yet its network is still set up.
+    machine.cri.kill_sandbox(&old);
+    agent.until("a new one is made", || machine.cri.calls("run_podsandbox") == 1).await;
+    let log = machine.cri.call_log();
+    let at = |call: &str| log.iter().position(|c| c.starts_with(call));
+    assert!(at("stop_podsandbox").is_some_and(|stop| stop < at("run_podsandbox").unwrap()), "{log:?}");
+}

@@ -193,6 +193,15 @@ fn a_failed_liveness_stops_the_container_and_restarts_it_even_if_it_then_ends_we
 }
 
 #[test]
+fn a_container_stopped_with_its_sandbox_has_not_succeeded() {
+    let mut c = one("OnFailure").exited("app", 0);
+    c.sandboxes[0] = sandbox("s", 0, false);
+    assert!(c.plan().complete);
+    c.in_flight.restart.insert(ContainerId::new("app-0"));
+    assert_eq!(c.plan().sandbox, SandboxStep::Create { attempt: 1 });
+}
+
+#[test]
 fn a_container_being_stopped_is_not_stopped_again() {
     let mut c = one("Always").running("app").probe("app-0", |p| p.liveness = Some(Verdict::Failure));
     c.in_flight.stopping.insert(ContainerId::new("app-0"));

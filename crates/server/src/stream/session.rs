@@ -110,9 +110,14 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
             }
             Ok(())
         };
+        let mut reading = std::pin::pin!(reading);
         tokio::select! {
-            ended = reading => ended,
-            ended = write(writer, outbox, ping) => ended,
+            ended = &mut reading => ended,
+            Err(error) = write(writer, outbox, ping) => {
+                // A server whose command has ended takes nothing more, but what it said last may still be unread.
+                tracing::debug!(%error, "the runtime's streaming server takes nothing more");
+                reading.await
+            }
         }
     }
 }

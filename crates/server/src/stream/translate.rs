@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -124,6 +124,7 @@ pub async fn translate<C, R>(
 {
     let (sink, mut incoming) = client.split();
     let (outgoing, queue) = mpsc::channel(16);
+    let (sending, sent) = oneshot::channel::<()>();
     let work = async {
         let first = if wanted.stdout {
             STDOUT
@@ -145,9 +146,20 @@ pub async fn translate<C, R>(
         }
         drop(outgoing);
         // To close with input unread would reset the connection and lose the status.
-        let _ = tokio::time::timeout(FAREWELL, async { while let Some(Ok(_)) = incoming.next().await {} }).await;
+        let farewell = async {
+            let _ = sent.await;
+            tokio::time::sleep(FAREWELL).await;
+        };
+        tokio::select! {
+            () = async { while let Some(Ok(_)) = incoming.next().await {} } => {}
+            () = farewell => {}
+        }
     };
-    future::join(send_all(sink, queue), work).await;
+    let sending = async {
+        send_all(sink, queue).await;
+        drop(sending);
+    };
+    future::join(sending, work).await;
 }
 
 async fn send_all<C>(mut sink: SplitSink<WebSocketStream<C>, Message>, mut queue: mpsc::Receiver<Message>)
@@ -330,28 +342,38 @@ impl Input<'_> {
         }
     }
 
+    /// False when the client breaks the protocol. That the runtime takes nothing more is no reason to stop: its output
+    /// and the status are still on their way.
     async fn one(&mut self, frame: &Bytes) -> bool {
         let Some((channel, data)) = frame.split_first() else { return true };
         match *channel {
-            STDIN => match self.stdin {
-                Some(stdin) => self.sender.data(stdin, frame.slice(1..)).await,
-                None => true,
-            },
+            STDIN => {
+                if let Some(stdin) = self.stdin
+                    && !self.sender.data(stdin, frame.slice(1..)).await
+                {
+                    self.stdin = None;
+                }
+            }
             // One JSON document per message, as the runtime's decoder expects them one after the other.
-            RESIZE => match self.resize {
-                Some(resize) => self.sender.data(resize, [data, b"\n"].concat().into()).await,
-                None => true,
-            },
+            RESIZE => {
+                if let Some(resize) = self.resize
+                    && !self.sender.data(resize, [data, b"\n"].concat().into()).await
+                {
+                    self.resize = None;
+                }
+            }
             END_OF_CHANNEL => match data {
-                [STDIN] => match self.stdin.take() {
-                    Some(stdin) => self.sender.finish(stdin).await,
-                    None => true,
-                },
-                [channel] => *channel <= RESIZE,
-                _ => false,
+                [STDIN] => {
+                    if let Some(stdin) = self.stdin.take() {
+                        self.sender.finish(stdin).await;
+                    }
+                }
+                [channel] => return *channel <= RESIZE,
+                _ => return false,
             },
-            _ => true,
+            _ => {}
         }
+        true
     }
 }
 

@@ -112,6 +112,38 @@ async fn a_command_gets_its_input_and_the_client_output_and_status() {
 }
 
 #[tokio::test]
+async fn input_after_the_end_of_the_command_loses_neither_output_nor_status() {
+    const ALL_OF_IT: usize = 100 * 1024;
+    let (client, wire) = start(ALL).await;
+    let mut runtime = Runtime::accept(wire, 4).await;
+    let command = tokio::spawn(async move {
+        for _ in 0..ALL_OF_IT / 4096 {
+            runtime.write("stdout", &"o".repeat(4096)).await;
+        }
+        runtime.end(r#"{"metadata":{},"status":"Success"}"#).await;
+    });
+    let (mut input, mut output) = client.0.split();
+    let typing = tokio::spawn(async move {
+        while input.send(Message::Binary(Bytes::from_static(&[STDIN; 1024]))).await.is_ok() {
+            tokio::time::sleep(Duration::from_micros(100)).await;
+        }
+    });
+    let (mut bytes, mut status) = (0, Value::Null);
+    while let Some(Ok(Message::Binary(data))) = output.next().await {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        match data[0] {
+            STDOUT => bytes += data.len() - 1,
+            ERROR => status = serde_json::from_slice(&data[1..]).unwrap(),
+            channel => panic!("channel {channel} has nothing to say"),
+        }
+    }
+    typing.abort();
+    command.await.unwrap();
+    assert_eq!(bytes, ALL_OF_IT);
+    assert_eq!(status["status"], "Success");
+}
+
+#[tokio::test]
 async fn an_exit_code_comes_through() {
     let (mut client, wire) = start(StreamParameters { stdin: false, ..ALL }).await;
     let runtime = Runtime::accept(wire, 3).await;

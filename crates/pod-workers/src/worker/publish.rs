@@ -1,0 +1,66 @@
+//! What others see of a pod: its row of the view, and its status for the API.
+
+use std::sync::Arc;
+
+use pod::{
+    ContainerState, Life, ObservedPod, TerminationCause, Waiting,
+    status::{StatusInput, pod_status},
+};
+
+use super::Worker;
+use crate::view::PodView;
+
+impl Worker {
+    /// A container was stopped to be started again, and that has neither happened nor failed yet. Its end is no news:
+    /// under `OnFailure` and `Never` it would look final, and no status may take that back.
+    fn is_between_two_lives(&self, observed: &ObservedPod) -> bool {
+        let starts = matches!(self.report.life, Life::Pending | Life::Syncing);
+        starts
+            && self.desired.restart_policy() != "Always"
+            && self.desired.regular_containers().iter().filter_map(|c| observed.newest(&c.name)).any(|o| {
+                o.state == ContainerState::Exited
+                    && self.in_flight.restart.contains(&o.id)
+                    && !self.report.waiting.contains_key(&o.name)
+            })
+    }
+
+    pub(super) fn publish(&mut self) {
+        self.note_step();
+        let observed = self.observed.borrow().clone();
+        let probes = self.probes.borrow().clone();
+        let node = self.parts.node.borrow().clone();
+        let mut report = self.report.clone();
+        // A container is not up before its postStart hook has ended.
+        for name in &self.in_flight.starting {
+            let running = observed.newest(name).is_some_and(|c| c.state == ContainerState::Running);
+            if running && !report.waiting.contains_key(name) {
+                let reason = pod::status::default_reason(&self.desired).to_owned();
+                let waiting = Waiting { reason, message: String::new() };
+                report.waiting.insert(name.clone(), waiting);
+            }
+        }
+        self.explain_waiting(&mut report);
+        let input = StatusInput {
+            desired: &self.desired,
+            observed: &observed,
+            probes: &probes,
+            report: &report,
+            previous: self.status.as_deref(),
+            host_ips: &node.host_ips,
+            now: self.parts.clock.now(),
+        };
+        let mut status = Arc::new(pod_status(&input));
+        if let Some(before) = self.status.as_ref().filter(|_| self.is_between_two_lives(&observed)) {
+            status = before.clone();
+        }
+        let life = self.report.life.clone();
+        let finished = life == Life::Gone;
+        let step = self.report.step.clone();
+        self.parts.view.set(PodView { desired: self.desired.clone(), status: status.clone(), life, step });
+        self.status = Some(status.clone());
+        if self.report.cause == Some(TerminationCause::Orphaned) {
+            return; // what the runtime tells of such a pod is too little for a status
+        }
+        self.parts.status.set(status_manager::StatusUpdate { pod: self.desired.clone(), status, finished });
+    }
+}

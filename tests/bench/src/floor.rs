@@ -1,0 +1,136 @@
+//! The floor under any kubelet: the same pods by raw CRI calls, with nobody else asking the runtime.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::{Context, Result};
+use api_types::runtime::v1::{
+    ContainerConfig, ContainerMetadata, ImageSpec, LinuxContainerConfig, LinuxContainerSecurityContext,
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
+    PodSandboxMetadata,
+};
+use cri::Cri;
+use futures::{StreamExt, stream};
+use host::Clock;
+use pod::{ContainerId, SandboxId};
+
+use crate::{
+    figures::Quantiles,
+    measures::{COMMAND, IMAGE},
+};
+
+/// Pods under way at once in the burst; the best of these counts.
+const WORKERS: [usize; 3] = [2, 4, 8];
+
+pub struct Floor {
+    cri: Cri,
+    clock: Clock,
+    logs: std::path::PathBuf,
+    cgroup: String,
+}
+
+#[derive(Clone)]
+struct Made {
+    sandbox: SandboxId,
+    container: ContainerId,
+}
+
+/// In milliseconds but for the burst, which is in seconds.
+#[derive(Debug)]
+pub struct FloorFigures {
+    pub start: Quantiles,
+    pub stop: Quantiles,
+    pub burst: f64,
+}
+
+impl Floor {
+    pub fn new(socket: &Path, logs: &Path, cgroup: &str, clock: Clock) -> Result<Arc<Self>> {
+        let endpoint = format!("unix://{}", socket.display());
+        let cri = Cri::connect(&endpoint, "", std::time::Duration::from_secs(120)).context("CRI socket")?;
+        Ok(Arc::new(Self { cri, clock, logs: logs.to_owned(), cgroup: format!("/{cgroup}/floor") }))
+    }
+
+    pub async fn measure(self: &Arc<Self>, singles: usize, burst: usize) -> Result<FloorFigures> {
+        let (mut starts, mut stops) = (Vec::new(), Vec::new());
+        for i in 0..=singles {
+            let begun = self.clock.mono();
+            let made = self.start(&format!("single-{i}")).await?;
+            let started = self.clock.mono();
+            self.stop(&made).await?;
+            if i > 0 {
+                starts.push(started.since(begun).as_secs_f64() * 1e3);
+                stops.push(self.clock.mono().since(started).as_secs_f64() * 1e3);
+            }
+        }
+        let mut best = f64::MAX;
+        for workers in WORKERS {
+            best = best.min(self.burst(burst, workers).await?);
+        }
+        Ok(FloorFigures { start: Quantiles::of(&starts), stop: Quantiles::of(&stops), burst: best })
+    }
+
+    async fn burst(self: &Arc<Self>, pods: usize, workers: usize) -> Result<f64> {
+        let begun = self.clock.mono();
+        let starts = stream::iter(0..pods).map(|i| {
+            let floor = self.clone();
+            async move { floor.start(&format!("burst-{workers}-{i}")).await }
+        });
+        let made: Vec<Result<Made>> = starts.buffer_unordered(workers).collect().await;
+        let took = self.clock.mono().since(begun).as_secs_f64();
+        let made = made.into_iter().collect::<Result<Vec<_>>>()?;
+        let stops = stream::iter(&made).map(|each| self.stop(each)).buffer_unordered(pods);
+        stops.collect::<Vec<_>>().await.into_iter().collect::<Result<()>>()?;
+        eprintln!("  floor: {pods} pods by {workers} at once in {took:.2} s");
+        Ok(took)
+    }
+
+    async fn start(&self, name: &str) -> Result<Made> {
+        let logs = self.logs.join(format!("floor-{name}"));
+        std::fs::create_dir_all(&logs)?;
+        let metadata =
+            PodSandboxMetadata { name: name.into(), uid: name.into(), namespace: "floor".into(), attempt: 0 };
+        let config = PodSandboxConfig {
+            metadata: Some(metadata),
+            log_directory: logs.display().to_string(),
+            linux: Some(LinuxPodSandboxConfig {
+                cgroup_parent: self.cgroup.clone(),
+                security_context: Some(LinuxSandboxSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let sandbox = self.cri.run_pod_sandbox(config.clone(), "").await?;
+        let container = ContainerConfig {
+            metadata: Some(ContainerMetadata { name: "c".into(), attempt: 0 }),
+            image: Some(ImageSpec { image: IMAGE.into(), ..Default::default() }),
+            command: COMMAND.map(str::to_owned).to_vec(),
+            log_path: "c.log".into(),
+            linux: Some(LinuxContainerConfig {
+                security_context: Some(LinuxContainerSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let container = self.cri.create_container(&sandbox, container, config).await?;
+        self.cri.start_container(&container).await?;
+        Ok(Made { sandbox, container })
+    }
+
+    /// As for a pod deleted with a grace of one second, which Kubernetes makes two, whose process ignores SIGTERM.
+    async fn stop(&self, made: &Made) -> Result<()> {
+        self.cri.stop_container(&made.container, std::time::Duration::from_secs(2)).await?;
+        self.cri.stop_pod_sandbox(&made.sandbox).await?;
+        self.cri.remove_container(&made.container).await?;
+        Ok(self.cri.remove_pod_sandbox(&made.sandbox).await?)
+    }
+}
+
+/// The process is the first of its namespace, as in a pod by default.
+fn namespaces() -> NamespaceOption {
+    NamespaceOption { pid: NamespaceMode::Container.into(), ..Default::default() }
+}

@@ -1,0 +1,293 @@
+//! What is done with one agent in one round, and what it cost.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use apiserver::ApiServer;
+use bed::{Cluster, Node};
+use futures::{StreamExt, TryStreamExt, stream};
+use host::Clock;
+use k8s_openapi::api::core::v1::Pod;
+use pod::{Mono, PodKey};
+use serde_json::json;
+
+use crate::{
+    figures::{Figures, Quantiles},
+    proc,
+    watcher::{Seen, Watcher},
+};
+
+pub const IMAGE: &str = "registry.k8s.io/e2e-test-images/busybox:1.37.0-2";
+pub const COMMAND: [&str; 2] = ["sleep", "100000"];
+const NAMESPACE: &str = "default";
+/// Requests of ours at the API server at once.
+const HANDS: usize = 8;
+/// Caches fill and first reports go out before a span of quiet begins.
+const SETTLE: Duration = Duration::from_secs(15);
+/// After the start of the agent: its catching up counts as part of the restart.
+const RESTART_WATCHED: Duration = Duration::from_secs(10);
+
+/// A kubelet to be measured.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    pub name: String,
+    pub program: PathBuf,
+}
+
+/// How much of everything.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    pub singles: usize,
+    /// Numbers of pods to stand at once, smallest first.
+    pub pods: Vec<usize>,
+    pub quiet: Duration,
+}
+
+pub struct Bench<'a> {
+    pub cluster: &'a Cluster,
+    pub api: ApiServer,
+    pub watcher: Watcher,
+    pub clock: Clock,
+    pub extent: Extent,
+    pub figures: Figures,
+}
+
+fn millis(d: Duration) -> f64 {
+    d.as_secs_f64() * 1e3
+}
+
+impl Bench<'_> {
+    fn node(&self) -> &Node {
+        &self.cluster.nodes[0]
+    }
+
+    fn pid(&self) -> Result<u32> {
+        self.node().daemons.pid("kubelet").context("the kubelet is gone")
+    }
+
+    /// All that is asked for, from an empty node to an empty node.
+    pub async fn round(&mut self, agent: &Agent, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        let up = self.start(agent).await?;
+        self.figures.add("up", 0, &agent.name, millis(up));
+        self.warm_up().await?;
+        if wanted("idle") {
+            self.quiet(agent, 0).await?;
+        }
+        if wanted("single") {
+            self.singles(agent).await?;
+        }
+        if wanted("ended") {
+            self.ends(agent).await?;
+        }
+        let largest = self.extent.pods.last().copied().unwrap_or_default();
+        for pods in self.extent.pods.clone().into_iter().filter(|_| wanted("burst")) {
+            let names = self.burst(agent, pods).await?;
+            self.quiet(agent, pods).await?;
+            if pods == largest && wanted("restart") {
+                self.restart(agent, &names).await?;
+            }
+            self.delete_all(agent, &names).await?;
+        }
+        if wanted("burst") {
+            tokio::time::sleep(SETTLE).await;
+            self.figures.add("rss-after", 0, &agent.name, proc::memory(self.pid()?)?.rss);
+        }
+        self.stop().await
+    }
+
+    async fn start(&self, agent: &Agent) -> Result<Duration> {
+        let (node, dir) = (self.node().clone(), self.cluster.dir.clone());
+        let (kubectl, program) = (self.cluster.kubectl(), agent.program.clone());
+        let begun = self.clock.mono();
+        tokio::task::spawn_blocking(move || {
+            node.start_kubelet(Some(&program), Some(&dir))?;
+            kubectl.until_node_ready(&node.options.name)
+        })
+        .await??;
+        Ok(self.clock.mono().since(begun))
+    }
+
+    pub async fn stop(&self) -> Result<()> {
+        let node = self.node().clone();
+        Ok(tokio::task::spawn_blocking(move || node.stop_kubelet()).await?)
+    }
+
+    /// The image is pulled and the agent has started a pod before.
+    async fn warm_up(&self) -> Result<()> {
+        let name = self.create("warm", &COMMAND, "Always").await?;
+        self.watcher.until_one(&name, "Ready", |s| s.ready.is_some()).await?;
+        self.delete(&name).await?;
+        self.watcher.until_one(&name, "gone", |s| s.gone.is_some()).await?;
+        self.watcher.forget_all();
+        Ok(())
+    }
+
+    /// A span in which nobody asks for anything.
+    async fn quiet(&mut self, agent: &Agent, pods: usize) -> Result<()> {
+        tokio::time::sleep(SETTLE).await;
+        let node = self.node();
+        let (pid, shims) = (self.pid()?, proc::shims(&node.socket()));
+        let containerd = node.daemons.pid("containerd").context("containerd is gone")?;
+        let apiserver = self.cluster.daemons.pid("kube-apiserver").context("the API server is gone")?;
+        let look = || {
+            let runtime = proc::cpu(containerd) + shims.iter().map(|pid| proc::cpu(*pid)).sum::<f64>();
+            [proc::exact_cpu(pid), runtime, proc::cpu(apiserver), proc::wakeups(pid)]
+        };
+        let calls = self.cri_calls().await?;
+        let (begun, before) = (self.clock.mono(), look());
+        tokio::time::sleep(self.extent.quiet).await;
+        let (took, after) = (self.clock.mono().since(begun).as_secs_f64(), look());
+        let calls = self.cri_calls().await? - calls;
+        let memory = proc::memory(pid)?;
+        let mut add = |key: &str, value: f64| {
+            let key = if pods == 0 { key.replace('#', "0") } else { key.to_owned() };
+            self.figures.add(&key, pods, &agent.name, value);
+        };
+        add("rss-#", memory.rss);
+        add("anon-#", memory.anonymous);
+        add("cpu-#", (after[0] - before[0]) / took * 1e3);
+        add("wakeups-#", (after[3] - before[3]) / took * 60.0);
+        add("cri-#", calls / took * 60.0);
+        if pods > 0 {
+            add("runtime-#", (after[1] - before[1]) / took * 1e3);
+            add("apiserver-#", (after[2] - before[2]) / took * 1e3);
+        }
+        Ok(())
+    }
+
+    /// What the agent has counted so far, by the metric that both have.
+    async fn cri_calls(&self) -> Result<f64> {
+        let (kubectl, node) = (self.cluster.kubectl(), self.node().options.name.clone());
+        let path = format!("/api/v1/nodes/{node}/proxy/metrics");
+        let text = tokio::task::spawn_blocking(move || kubectl.run(&["get", "--raw", &path])).await??;
+        let lines = text.lines().filter(|l| l.starts_with("kubelet_runtime_operations_total{"));
+        Ok(lines.filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok()).sum())
+    }
+
+    async fn singles(&mut self, agent: &Agent) -> Result<()> {
+        let (mut ready, mut gone) = (Vec::new(), Vec::new());
+        let before = proc::cpu(self.pid()?);
+        for i in 0..self.extent.singles {
+            let begun = self.clock.mono();
+            let name = self.create(&format!("single-{i}"), &COMMAND, "Always").await?;
+            let seen = self.watcher.until_one(&name, "Ready", |s| s.ready.is_some()).await?;
+            ready.push(millis(seen.ready.unwrap_or_default().since(begun)));
+            let begun = self.clock.mono();
+            self.delete(&name).await?;
+            let seen = self.watcher.until_one(&name, "gone", |s| s.gone.is_some()).await?;
+            gone.push(millis(seen.gone.unwrap_or_default().since(begun)));
+        }
+        let spent = (proc::cpu(self.pid()?) - before) * 1e3 / self.extent.singles as f64;
+        let (ready, gone) = (Quantiles::of(&ready), Quantiles::of(&gone));
+        self.figures.add("ready-p50", 0, &agent.name, ready.p50);
+        self.figures.add("ready-p90", 0, &agent.name, ready.p90);
+        self.figures.add("ready-p99", 0, &agent.name, ready.p99);
+        self.figures.add("ready-cpu", 0, &agent.name, spent);
+        self.figures.add("gone-p50", 0, &agent.name, gone.p50);
+        self.watcher.forget_all();
+        Ok(())
+    }
+
+    /// The container writes down the time since boot as the last thing it does.
+    async fn ends(&mut self, agent: &Agent) -> Result<()> {
+        const SCRIPT: [&str; 3] = ["sh", "-c", "sleep 1; cut -d' ' -f1 /proc/uptime > /dev/termination-log"];
+        let mut late = Vec::new();
+        let mut names = Vec::new();
+        for i in 0..self.extent.singles {
+            let name = self.create(&format!("ended-{i}"), &SCRIPT, "Never").await?;
+            let seen = self.watcher.until_one(&name, "ended", |s| s.ended.is_some()).await?;
+            let end: f64 = seen.message.trim().parse().with_context(|| format!("no time in {:?}", seen.message))?;
+            late.push(millis(seen.ended.unwrap_or_default().since(Mono(Duration::from_secs_f64(end)))));
+            names.push(name);
+        }
+        let late = Quantiles::of(&late);
+        self.figures.add("ended-p50", 0, &agent.name, late.p50);
+        self.figures.add("ended-p99", 0, &agent.name, late.p99);
+        self.delete_quietly(&names).await
+    }
+
+    async fn burst(&mut self, agent: &Agent, pods: usize) -> Result<Vec<String>> {
+        let containerd = self.node().daemons.pid("containerd").context("containerd is gone")?;
+        let (pid, calls) = (self.pid()?, self.cri_calls().await?);
+        let (before, before_runtime) = (proc::cpu(pid), proc::cpu(containerd));
+        let begun = self.clock.mono();
+        let creations = stream::iter(0..pods).map(|i| {
+            let bench = &*self;
+            async move { bench.create(&format!("p{pods}-{i}"), &COMMAND, "Always").await }
+        });
+        let names: Vec<String> = creations.buffer_unordered(HANDS).try_collect().await?;
+        let seen = self.watcher.until(&names, "Ready", |s| s.ready.is_some()).await?;
+        let last = seen.iter().filter_map(|s| s.ready).max().unwrap_or_default();
+        let spent = [proc::cpu(pid) - before, proc::cpu(containerd) - before_runtime];
+        let calls = self.cri_calls().await? - calls;
+        let mut add = |key: &str, value: f64| self.figures.add(key, pods, &agent.name, value);
+        add("burst-#", last.since(begun).as_secs_f64());
+        add("burst-cpu-#", spent[0]);
+        add("burst-runtime-#", spent[1]);
+        add("burst-cri-#", calls / pods as f64);
+        Ok(names)
+    }
+
+    /// A pod that was bound while no agent ran shows when the new one has seen all and works.
+    async fn restart(&mut self, agent: &Agent, names: &[String]) -> Result<()> {
+        let flips = |seen: &[Seen]| seen.iter().map(|s| f64::from(s.flips)).sum::<f64>();
+        let restarts = |seen: &[Seen]| seen.iter().map(|s| f64::from(s.restarts)).sum::<f64>();
+        let look = |watcher: &Watcher| names.iter().map(|n| watcher.get(n)).collect::<Vec<_>>();
+        let before = look(&self.watcher);
+        self.stop().await?;
+        let waiting = self.create("waiting", &COMMAND, "Always").await?;
+        let begun = self.clock.mono();
+        self.node().start_kubelet(Some(&agent.program), Some(&self.cluster.dir))?;
+        let seen = self.watcher.until_one(&waiting, "Ready", |s| s.ready.is_some()).await?;
+        self.clock.sleep_until(begun + RESTART_WATCHED).await;
+        let spent = proc::cpu(self.pid()?);
+        let after = look(&self.watcher);
+        let pods = names.len();
+        let mut add = |key: &str, value: f64| self.figures.add(key, pods, &agent.name, value);
+        add("restart-sync-#", millis(seen.ready.unwrap_or_default().since(begun)));
+        add("restart-cpu-#", spent);
+        add("restart-flips-#", flips(&after) - flips(&before));
+        add("restart-restarts-#", restarts(&after) - restarts(&before));
+        self.delete(&waiting).await
+    }
+
+    async fn delete_all(&mut self, agent: &Agent, names: &[String]) -> Result<()> {
+        let begun = self.clock.mono();
+        self.delete_quietly(names).await?;
+        let took = self.clock.mono().since(begun).as_secs_f64();
+        self.figures.add("gone-#", names.len(), &agent.name, took);
+        Ok(())
+    }
+
+    async fn delete_quietly(&self, names: &[String]) -> Result<()> {
+        let deletions = stream::iter(names).map(|name| self.delete(name));
+        deletions.buffer_unordered(HANDS).try_collect::<Vec<()>>().await?;
+        self.watcher.until(names, "gone", |s| s.gone.is_some()).await?;
+        self.watcher.forget_all();
+        Ok(())
+    }
+
+    async fn create(&self, name: &str, command: &[&str], restart_policy: &str) -> Result<String> {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {
+                // Bound by hand: no scheduler's time counts.
+                "nodeName": self.node().options.name,
+                "restartPolicy": restart_policy,
+                "terminationGracePeriodSeconds": 1,
+                "containers": [{
+                    "name": "c", "image": IMAGE, "command": command,
+                    "resources": {"requests": {"cpu": "1m", "memory": "4Mi"}},
+                }],
+            },
+        }))?;
+        self.api.create_pod(&pod).await?;
+        Ok(name.to_owned())
+    }
+
+    async fn delete(&self, name: &str) -> Result<()> {
+        let key = PodKey::new(NAMESPACE, name);
+        let seen = self.watcher.until_one(name, "known", |s| !s.uid.is_empty()).await?;
+        Ok(self.api.delete_pod(&key, &seen.uid(), Some(1)).await?)
+    }
+}

@@ -1,0 +1,72 @@
+//! What processes cost, as /proc tells.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
+
+/// Of the agent, in MiB.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    pub rss: f64,
+    pub anonymous: f64,
+}
+
+pub fn memory(pid: u32) -> Result<Memory> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("smaps_rollup")?;
+    let field = |name: &str| -> f64 {
+        let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
+        line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).unwrap_or_default() / 1024.0
+    };
+    Ok(Memory { rss: field("Rss:"), anonymous: field("Anonymous:") })
+}
+
+/// CPU seconds since its start, those of ended threads included; in steps of 10 ms.
+pub fn cpu(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+    after.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+/// CPU seconds of the threads that live, exactly: for spans in which next to nothing happens.
+pub fn exact_cpu(pid: u32) -> f64 {
+    let nanos = threads(pid, "schedstat").filter_map(|t| t.split_whitespace().next()?.parse::<f64>().ok());
+    nanos.sum::<f64>() / 1e9
+}
+
+/// How often its threads have gone to sleep, hence been woken.
+pub fn wakeups(pid: u32) -> f64 {
+    let count = |status: String| {
+        let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:").map(str::to_owned));
+        line.and_then(|l| l.trim().parse::<f64>().ok())
+    };
+    threads(pid, "status").filter_map(count).sum()
+}
+
+fn threads(pid: u32, file: &'static str) -> impl Iterator<Item = String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks.filter_map(move |task| fs::read_to_string(task.path().join(file)).ok())
+}
+
+/// The shims of the containerd that listens there.
+pub fn shims(socket: &Path) -> Vec<u32> {
+    let socket = socket.to_string_lossy().into_owned();
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_shim = |pid: &u32| {
+        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command.starts_with("containerd-shim") || command.contains("/containerd-shim") && command.contains(&socket)
+    };
+    pids.filter(|pid| is_shim(pid)).collect()
+}
+
+/// Processor and kernel, for the page.
+pub fn machine() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")).and_then(|l| l.split_once(": "));
+    let cores = cpuinfo.lines().filter(|l| l.starts_with("processor")).count();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = memory.split_whitespace().nth(1).and_then(|k| k.parse::<f64>().ok()).unwrap_or_default();
+    let model = model.map_or("unknown processor", |(_, model)| model);
+    format!("{cores} cores ({model}), {:.0} GiB, Linux {}", kib / 1024.0 / 1024.0, kernel.trim())
+}

@@ -1,0 +1,85 @@
+//! What differs between two captures, and which differences are known.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use regex::Regex;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::normal::flatten;
+
+/// One field that is not the same on both sides; absent is None.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    pub path: String,
+    pub upstream: Option<String>,
+    pub ferrolet: Option<String>,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let show = |side: &Option<String>| side.clone().unwrap_or_else(|| "absent".to_owned());
+        writeln!(f, "{}", self.path)?;
+        writeln!(f, "      upstream {}", show(&self.upstream))?;
+        write!(f, "      ferrolet {}", show(&self.ferrolet))
+    }
+}
+
+pub fn differences(upstream: &Value, ferrolet: &Value) -> Vec<Difference> {
+    let mut sides: BTreeMap<String, [Option<String>; 2]> = BTreeMap::new();
+    for (side, value) in [upstream, ferrolet].into_iter().enumerate() {
+        for (path, leaf) in flatten(value) {
+            sides.entry(path).or_default()[side] = Some(leaf);
+        }
+    }
+    let unequal = sides.into_iter().filter(|(_, [a, b])| a != b);
+    unequal.map(|(path, [upstream, ferrolet])| Difference { path, upstream, ferrolet }).collect()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    /// Regular expressions, both matched whole.
+    cases: String,
+    path: String,
+    /// For docs/SUPPORT.md: what a user sees, and why it is so.
+    #[allow(dead_code)] // read by the page's generator
+    reason: String,
+}
+
+/// `known.yml`: differences that are wanted or harmless, each with its reason.
+#[derive(Debug)]
+pub struct Known(Vec<(Regex, Regex)>);
+
+impl Known {
+    pub fn load() -> Result<Self> {
+        let entries: Vec<Entry> = serde_yaml_ng::from_str(include_str!("../known.yml")).context("known.yml")?;
+        let whole = |pattern: &str| Regex::new(&format!("^(?:{pattern})$"));
+        let rules = entries.iter().map(|entry| Ok((whole(&entry.cases)?, whole(&entry.path)?)));
+        Ok(Self(rules.collect::<Result<_>>()?))
+    }
+
+    pub fn has(&self, case: &str, difference: &Difference) -> bool {
+        self.0.iter().any(|(cases, path)| cases.is_match(case) && path.is_match(&difference.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_field_of_one_side_alone_is_a_difference() {
+        let found = differences(&json!({"a": 1, "b": {"c": 2}}), &json!({"a": 1}));
+        let only = Difference { path: "b.c".into(), upstream: Some("2".into()), ferrolet: None };
+        assert_eq!(found, [only]);
+    }
+
+    #[test]
+    fn every_known_difference_is_readable() {
+        Known::load().unwrap();
+    }
+}
