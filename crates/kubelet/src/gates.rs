@@ -8,6 +8,18 @@ pub use table::GATES;
 
 use crate::support::Support;
 
+/// The features that a node declares by the gate of the same name, in order. Those that depend on the runtime too are
+/// not among them: this agent has none of them yet.
+const DECLARED: [&str; 7] = [
+    "DRANodeAllocatableResources",
+    "DRAOptionalNodeOperations",
+    "ExtendWebSocketsToKubelet",
+    "InPlacePodLevelResourcesVerticalScaling",
+    "InPlacePodVerticalScalingInitContainers",
+    "InPlacePodVerticalScalingMemoryBackedVolumes",
+    "RestartAllContainersOnContainerExits",
+];
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     Alpha,
@@ -107,6 +119,13 @@ impl FeatureGates {
         self.set.get(name).copied().unwrap_or_else(|| find(name).is_some_and(|gate| gate.default))
     }
 
+    /// What the node declares in its status: the features that are on and that this agent has. Sorted.
+    pub fn declared(&self) -> Vec<String> {
+        let has =
+            |name: &str| find(name).is_some_and(|gate| matches!(gate.support, Support::Works | Support::Partly(_)));
+        DECLARED.iter().filter(|name| self.enabled(name) && has(name)).map(|name| (*name).to_owned()).collect()
+    }
+
     /// The gates that are not at their default.
     pub fn changed(&self) -> impl Iterator<Item = (&'static Gate, bool)> + '_ {
         self.set.iter().filter_map(|(name, value)| Some((find(name)?, *value)))
@@ -131,6 +150,18 @@ mod tests {
     fn set(given: &[(&str, bool)]) -> Result<FeatureGates, Vec<String>> {
         let given = given.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
         FeatureGates::new(&given).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_node_declares_what_is_on_and_what_this_agent_has() {
+        assert!(DECLARED.is_sorted() && DECLARED.iter().all(|name| find(name).is_some()));
+        let declared = set(&[]).unwrap().declared();
+        assert!(declared.contains(&"ExtendWebSocketsToKubelet".to_owned()), "{declared:?}");
+        let all = set(&[("AllAlpha", true)]).unwrap_or_default().declared();
+        let has = |name: &str| matches!(find(name).unwrap().support, Support::Works | Support::Partly(_));
+        assert!(all.iter().all(|name| has(name)), "{all:?}");
+        let without = set(&[("ExtendWebSocketsToKubelet", false)]).unwrap().declared();
+        assert!(!without.contains(&"ExtendWebSocketsToKubelet".to_owned()), "{without:?}");
     }
 
     #[test]

@@ -279,6 +279,12 @@ mod tests {
     }
 
     #[test]
+    fn the_server_gets_the_configuration_itself_and_not_what_configz_wraps_it_in() {
+        let configz = run(&[]).configz();
+        assert_eq!(configz["kind"], "KubeletConfiguration", "{configz}");
+    }
+
+    #[test]
     fn version_prints_one_line_to_stdout_and_our_own_beside_it() {
         let (out, note) = printed(&["--version"]);
         assert_eq!(out, "Kubernetes v1.37.2\n");

@@ -46,14 +46,6 @@ pub struct NodeConfig {
     pub declared_features: Vec<String>,
 }
 
-/// What a node of the default feature gates declares.
-pub const DEFAULT_DECLARED_FEATURES: [&str; 4] = [
-    "ExtendWebSocketsToKubelet",
-    "InPlacePodLevelResourcesVerticalScaling",
-    "InPlacePodVerticalScalingInitContainers",
-    "RestartAllContainersOnContainerExits",
-];
-
 impl NodeConfig {
     /// A node of that name with every option at its default.
     pub fn new(node_name: &str) -> Self {
@@ -80,7 +72,7 @@ impl NodeConfig {
             kube_reserved: Amounts::new(),
             system_reserved: Amounts::new(),
             hard_eviction: HardEviction::default(),
-            declared_features: DEFAULT_DECLARED_FEATURES.map(str::to_owned).to_vec(),
+            declared_features: Vec::new(),
         }
     }
 }
@@ -120,7 +112,7 @@ pub struct NodeParts {
     pub events: Events,
     pub cri: Cri,
     pub clock: Clock,
-    /// Sorted by size, greatest first; asked for at most every 30 s.
+    /// Sorted by size, greatest first; asked for every 30 s, and may wait for the runtime.
     pub images: ImageLister,
     pub volumes_in_use: VolumesInUse,
     /// Asked at every status, so it must not wait.

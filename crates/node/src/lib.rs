@@ -27,10 +27,7 @@ use host::MachineFacts;
 use pod::{api::Node, mounts::EventType};
 use tokio::sync::watch;
 
-pub use config::{
-    DEFAULT_DECLARED_FEATURES, HardEviction, Health, ImageLister, NodeConfig, NodeParts, Pressure, Threshold,
-    VolumesInUse,
-};
+pub use config::{HardEviction, Health, ImageLister, NodeConfig, NodeParts, Pressure, Threshold, VolumesInUse};
 pub use facts::NodeFacts;
 pub use runtime_state::RuntimeView;
 

@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use apiserver::{ApiError, ApiServer};
+use cri::Cri;
 use host::MachineFacts;
 use pod::{
     api::{ContainerImage, Node},
@@ -14,7 +15,7 @@ use pod::{
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    config::{NodeConfig, NodeParts},
+    config::{ImageLister, NodeConfig, NodeParts},
     facts::Local,
     jitter::{around, half_around},
     object::ensure_required_labels,
@@ -48,10 +49,10 @@ pub(crate) struct Memory {
     newest: Option<Arc<Node>>,
     last_report: Option<Instant>,
     next_report_in: Duration,
-    images: Vec<ContainerImage>,
-    images_at: Option<Instant>,
+    /// The runtime's last list; None until there is one.
+    images: watch::Sender<Option<Vec<ContainerImage>>>,
     unschedulable: bool,
-    pod_cidrs: String,
+    pod_cidrs: watch::Sender<String>,
     last_error: String,
 }
 
@@ -61,7 +62,15 @@ enum Wake {
 }
 
 impl Reporter {
-    pub async fn run(mut self, registered: Option<Registered>) {
+    /// What asks the runtime goes on beside the reports: a slow runtime must not make the node look dead.
+    pub async fn run(self, registered: Option<Registered>) {
+        let (cri, lister) = (self.parts.cri.clone(), self.parts.images.clone());
+        let (images, wanted_cidrs) = (self.memory.images.clone(), self.memory.pod_cidrs.subscribe());
+        let pause = self.config.status_update_frequency;
+        tokio::join!(self.report_on(registered), keep_images(lister, images), keep_pod_cidrs(cri, wanted_cidrs, pause));
+    }
+
+    async fn report_on(mut self, registered: Option<Registered>) {
         if registered.as_ref().is_some_and(|registered| registered.is_new) {
             // The object was born with them.
             for reason in ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID"] {
@@ -71,7 +80,7 @@ impl Reporter {
         self.memory.newest = registered.map(|registered| Arc::new(registered.node));
         loop {
             self.see_node();
-            self.set_pod_cidr().await;
+            self.want_pod_cidrs();
             self.report().await;
             let next = Instant::now() + around(self.config.status_update_frequency);
             while matches!(self.wake(next).await, Wake::NodeSeen) {
@@ -117,16 +126,15 @@ impl Reporter {
         }
     }
 
-    /// Some network plugins learn the node's range from the runtime.
-    async fn set_pod_cidr(&mut self) {
+    fn want_pod_cidrs(&self) {
         let spec = self.memory.newest.as_ref().and_then(|node| node.spec.as_ref());
         let cidrs = spec.and_then(|spec| spec.pod_cidrs.as_ref()).map(|list| list.join(",")).unwrap_or_default();
-        if cidrs.is_empty() || cidrs == self.memory.pod_cidrs {
-            return;
-        }
-        match self.parts.cri.update_runtime_config(&cidrs).await {
-            Ok(()) => self.memory.pod_cidrs = cidrs,
-            Err(error) => tracing::debug!(%error, "the runtime did not take the pod CIDR yet"),
+        if !cidrs.is_empty() {
+            self.memory.pod_cidrs.send_if_modified(|known| {
+                let changed = *known != cidrs;
+                *known = cidrs;
+                changed
+            });
         }
     }
 
@@ -159,7 +167,6 @@ impl Reporter {
             self.memory.newest = Some(Arc::new(self.api.get_node(&self.config.node_name).await?));
         }
         let Some(old) = self.memory.newest.clone() else { return Ok(()) };
-        self.refresh_images().await;
         let mut new = (*old).clone();
         ensure_required_labels(&mut new, self.machine.architecture);
         let announcements = self.set_status(&mut new);
@@ -197,6 +204,8 @@ impl Reporter {
         let local = self.local.borrow_and_update().clone();
         let not_ready = self.not_ready(&runtime);
         let volumes = (self.parts.volumes_in_use)();
+        let before = || node.status.as_ref().and_then(|status| status.images.clone());
+        let images = self.memory.images.borrow().clone().or_else(before).unwrap_or_default();
         let inputs = StatusInputs {
             config: &self.config,
             machine: &self.machine,
@@ -206,7 +215,7 @@ impl Reporter {
             runtime_version: runtime.version.as_ref(),
             handlers: &runtime.handlers,
             features: runtime.features,
-            images: &self.memory.images,
+            images: &images,
             volumes_in_use: volumes.as_deref(),
             pressure: *self.parts.pressure.borrow_and_update(),
             not_ready: &not_ready,
@@ -228,14 +237,6 @@ impl Reporter {
         errors
     }
 
-    async fn refresh_images(&mut self) {
-        if self.memory.images_at.is_some_and(|at| at.elapsed() < IMAGES_AGE) {
-            return;
-        }
-        self.memory.images = (self.parts.images)().await;
-        self.memory.images_at = Some(Instant::now());
-    }
-
     fn announce(&self, announcement: &Announcement) {
         let name = &self.config.node_name;
         let events = &self.parts.events;
@@ -247,6 +248,25 @@ impl Reporter {
                 let message = format!("Node {name} has been rebooted, boot id: {boot_id}");
                 events.node(EventType::Warning, "Rebooted", message);
             }
+        }
+    }
+}
+
+async fn keep_images(list: ImageLister, images: watch::Sender<Option<Vec<ContainerImage>>>) {
+    loop {
+        images.send_replace(Some(list().await));
+        tokio::time::sleep(IMAGES_AGE).await;
+    }
+}
+
+/// Some network plugins learn the node's range from the runtime.
+async fn keep_pod_cidrs(cri: Cri, mut wanted: watch::Receiver<String>, pause: Duration) {
+    while wanted.changed().await.is_ok() {
+        let cidrs = wanted.borrow_and_update().clone();
+        if let Err(error) = cri.update_runtime_config(&cidrs).await {
+            tracing::debug!(%error, "the runtime did not take the pod CIDR yet");
+            tokio::time::sleep(pause).await;
+            wanted.mark_changed();
         }
     }
 }

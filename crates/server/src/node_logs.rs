@@ -1,11 +1,12 @@
 //! `/logs/`: the files below `/var/log`, resolved beneath it. No redirect is ever sent.
 
 use std::{
+    ffi::OsStr,
     fmt::Write as _,
     fs::File,
     io::Read,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    path::{Component, Path, PathBuf},
 };
 
 use bytes::Bytes;
@@ -13,7 +14,10 @@ use futures::StreamExt as _;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, ResolveFlags},
+    io::Errno,
+};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -22,6 +26,7 @@ use crate::{
 };
 
 const CHUNK: usize = 64 * 1024;
+const MOST_LINKS: u32 = 8;
 
 enum Found {
     Directory(Vec<String>),
@@ -52,7 +57,7 @@ pub async fn handle(context: &Context, call: Call) -> Reply {
 
 fn refused(error: rustix::io::Errno) -> Reply {
     match error {
-        rustix::io::Errno::ACCESS | rustix::io::Errno::PERM => reply::text(StatusCode::FORBIDDEN, "403 Forbidden\n"),
+        Errno::ACCESS | Errno::PERM => reply::text(StatusCode::FORBIDDEN, "403 Forbidden\n"),
         _ => reply::text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
 }
@@ -63,13 +68,52 @@ fn open(root: &Path, path: &Path) -> rustix::io::Result<Found> {
     let base = rustix::fs::openat(CWD, root, flags | OFlags::DIRECTORY, Mode::empty())?;
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let opened: OwnedFd = rustix::fs::openat2(&base, path, flags | OFlags::NONBLOCK, Mode::empty(), resolve)?;
+    let beneath = |path: &Path| rustix::fs::openat2(&base, path, flags | OFlags::NONBLOCK, Mode::empty(), resolve);
+    let opened: OwnedFd = match beneath(path) {
+        // Absolute links count as leading out, also those (as in /var/log/containers) that lead back in.
+        Err(Errno::XDEV) => beneath(&without_links(&base, root, path)?)?,
+        opened => opened?,
+    };
     let facts = rustix::fs::fstat(&opened)?;
     match FileType::from_raw_mode(facts.st_mode) {
         FileType::Directory => entries(opened),
         FileType::RegularFile => Ok(Found::File { file: File::from(opened), length: facts.st_size.unsigned_abs() }),
-        _ => Err(rustix::io::Errno::NOENT),
+        _ => Err(Errno::NOENT),
     }
+}
+
+/// The same place by a path without links. Whoever opens it must still forbid to leave the root.
+fn without_links(base: &OwnedFd, root: &Path, path: &Path) -> rustix::io::Result<PathBuf> {
+    let (mut resolved, mut rest, mut links) = (PathBuf::new(), path.to_owned(), 0);
+    loop {
+        let mut parts = rest.components();
+        let Some(part) = parts.next() else { break };
+        let after = parts.as_path().to_owned();
+        match part {
+            Component::ParentDir if resolved.pop() => rest = after,
+            Component::CurDir => rest = after,
+            Component::Normal(name) => match rustix::fs::readlinkat(base, resolved.join(name), Vec::new()) {
+                Ok(_) if links == MOST_LINKS => return Err(Errno::LOOP),
+                Ok(target) => {
+                    links += 1;
+                    let target = Path::new(OsStr::from_bytes(target.as_bytes()));
+                    if target.is_absolute() {
+                        resolved.clear();
+                        rest = target.strip_prefix(root).map_err(|_| Errno::XDEV)?.join(after);
+                    } else {
+                        rest = target.join(after);
+                    }
+                }
+                Err(Errno::INVAL) => {
+                    resolved.push(name);
+                    rest = after;
+                }
+                Err(error) => return Err(error),
+            },
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return Err(Errno::XDEV),
+        }
+    }
+    Ok(if resolved.as_os_str().is_empty() { PathBuf::from(".") } else { resolved })
 }
 
 fn entries(directory: OwnedFd) -> rustix::io::Result<Found> {
@@ -146,6 +190,30 @@ mod tests {
         assert!(open("d/../../x").is_err());
         let Ok(Found::Directory(names)) = open("") else { panic!("the root is a directory") };
         assert_eq!(names, ["a.log", "d/", "out"]);
+    }
+
+    #[test]
+    fn absolute_links_that_stay_below_the_root_are_followed() {
+        use std::os::unix::fs::symlink;
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        std::fs::create_dir_all(at("pods/p/c")).unwrap();
+        std::fs::create_dir(at("containers")).unwrap();
+        std::fs::write(at("pods/p/c/0.log"), "xy").unwrap();
+        symlink(at("pods/p/c/0.log"), at("containers/c.log")).unwrap();
+        symlink(at("pods/p"), at("short")).unwrap();
+        symlink(at("short/c/../c/0.log"), at("twice.log")).unwrap();
+        symlink(at("loop"), at("loop")).unwrap();
+        symlink(at("pods/../../x"), at("up")).unwrap();
+        symlink("/etc", at("etc")).unwrap();
+        let open = |path: &str| open(root.path(), Path::new(path));
+        for path in ["containers/c.log", "short/c/0.log", "twice.log"] {
+            assert!(matches!(open(path), Ok(Found::File { length: 2, .. })), "{path}");
+        }
+        assert!(matches!(open("short"), Ok(Found::Directory(names)) if names == ["c/"]));
+        for path in ["loop", "up", "etc/passwd"] {
+            assert!(open(path).is_err(), "{path}");
+        }
     }
 
     #[test]

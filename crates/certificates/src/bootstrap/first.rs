@@ -52,12 +52,7 @@ async fn obtain(
         .await
         .map_err(|source| CertificateError::Request { subject: subject(), source: Box::new(source) })?;
     let key = pending_key(store)?;
-    let asked = Wanted {
-        node_name: wanted.node_name.clone(),
-        purpose: Purpose::Client,
-        is_first: true,
-        limit: LIMIT,
-    };
+    let asked = Wanted { node_name: wanted.node_name.clone(), purpose: Purpose::Client, is_first: true, limit: LIMIT };
     let certificate = ask_patiently(&api, &key, &asked, clock).await?;
     let pair = store.update(&certificate, &key.serialize_pem(), clock.wall())?;
     match fs::remove_file(store.pending_key_path()) {

@@ -323,8 +323,7 @@ mod tests {
     fn only_an_answer_of_the_server_ends_an_identity() {
         let failed = |error| CertificateError::Request { subject: "n".into(), source: Box::new(error) };
         let refused = |code| {
-            let refusal =
-                apiserver::Refusal { code, reason: String::new(), message: String::new(), retry_after: None };
+            let refusal = apiserver::Refusal { code, reason: String::new(), message: String::new(), retry_after: None };
             failed(apiserver::ApiError::Refused { operation: "create", object: "csr".into(), refusal })
         };
         assert!(is_refusal(&refused(401)) && is_refusal(&refused(403)) && !is_refusal(&refused(503)));

@@ -108,6 +108,7 @@ pub(super) fn node_config(options: &Options, root: &RootDir) -> anyhow::Result<N
         kube_reserved: amounts("kubeReserved", &kube)?,
         system_reserved: amounts("systemReserved", &system)?,
         hard_eviction: hard_eviction(options)?,
+        declared_features: options.gates.declared(),
         ..NodeConfig::new(&options.node_name)
     })
 }

@@ -100,6 +100,7 @@ fn server_config(options: &Options, root: &RootDir) -> ServerConfig {
         enable_debug_flags_handler: config.enable_debug_flags_handler,
         streaming_connection_idle_timeout: config.streaming_connection_idle_timeout.std(),
         version: options.reported_version.clone(),
+        extend_websockets: options.gates.enabled("ExtendWebSocketsToKubelet"),
         ..ServerConfig::new(&options.node_name)
     }
 }

@@ -355,7 +355,8 @@ fn end_of(seen: &ObservedContainer) -> ContainerStateTerminated {
         exit_code: seen.exit_code,
         reason: set(&seen.reason),
         message: set(&seen.message),
-        started_at: seen.started_at.map(Time),
+        // Of one that never started upstream tells the beginning of time too.
+        started_at: Some(Time(seen.started_at.unwrap_or(crate::time::Timestamp::UNIX_EPOCH))),
         finished_at: seen.finished_at.map(Time),
         container_id: Some(container_id(seen)),
         signal: None,
