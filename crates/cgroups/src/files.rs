@@ -96,10 +96,12 @@ fn enable_controllers(dir: &Path, controllers: &BTreeSet<String>) {
     }
 }
 
-/// Sets limits. Those of a controller that the machine lacks are left out.
+/// Sets limits. Those of a controller that the machine lacks are left out. One that is refused keeps none of the others
+/// from being set: the error is the first one's.
 pub fn set(hierarchies: &Hierarchies, path: &str, writes: &[FileWrite]) -> Result<()> {
     let sets_quota = writes.iter().any(|w| w.file == CFS_QUOTA);
     let mut period_later = None;
+    let mut outcome = Ok(());
     for item in writes.iter().filter(|w| hierarchies.has(w.controller)) {
         let file = below(hierarchies.of(item.controller)?, path).join(&item.file);
         match write(&file, &item.value) {
@@ -110,13 +112,13 @@ pub fn set(hierarchies: &Hierarchies, path: &str, writes: &[FileWrite]) -> Resul
                 period_later = Some(item.value.as_str());
             }
             Err(Error::Write { source, .. }) if item.optional && source.kind() == ErrorKind::NotFound => {}
-            result => result?,
+            result => outcome = outcome.and(result),
         }
         if let (CFS_QUOTA, Some(period)) = (item.file.as_str(), period_later.take_if(|_| item.file == CFS_QUOTA)) {
-            write(&file.with_file_name(CFS_PERIOD), period)?;
+            outcome = outcome.and(write(&file.with_file_name(CFS_PERIOD), period));
         }
     }
-    Ok(())
+    outcome
 }
 
 pub fn read(path: &Path) -> Result<String> {
@@ -275,6 +277,32 @@ mod tests {
         let limits = Limits { cpu_quota: Some(5000), ..Limits::default() };
         let error = set(&hierarchies, "/a", &limits.writes(hierarchies.version())).unwrap_err();
         assert!(matches!(error, Error::Write { .. }), "{error}");
+    }
+
+    #[test]
+    fn one_refused_limit_keeps_none_of_the_others_from_being_set() {
+        let root = tempfile::tempdir().unwrap();
+        let controllers = ["cpu", "memory", "pids"].map(str::to_owned).into();
+        let hierarchies = Hierarchies::V2 { root: root.path().to_owned(), controllers };
+        let dir = root.path().join("a");
+        fs::create_dir(&dir).unwrap();
+        // There is no cpu.max.
+        for file in ["cpu.weight", "memory.max", "memory.low", "pids.max"] {
+            fs::write(dir.join(file), "").unwrap();
+        }
+        let limits = Limits {
+            cpu_shares: Some(1024),
+            cpu_quota: Some(5000),
+            memory: Some(64),
+            pids: Some(10),
+            unified: BTreeMap::from([("memory.low", "7".to_owned())]),
+            ..Limits::default()
+        };
+        let error = set(&hierarchies, "/a", &limits.writes(hierarchies.version())).unwrap_err();
+        assert!(matches!(&error, Error::Write { path, .. } if path.ends_with("cpu.max")), "{error}");
+        for (file, value) in [("cpu.weight", "39"), ("memory.max", "64"), ("memory.low", "7"), ("pids.max", "10")] {
+            assert_eq!(read(&dir.join(file)).unwrap(), value, "{file}");
+        }
     }
 
     #[test]

@@ -204,15 +204,18 @@ impl Cgroups {
     }
 
     async fn set(&self, name: &CgroupName, limits: &Limits) -> Result<()> {
-        let limits = match self.driver() {
-            Driver::Cgroupfs => limits.clone(),
+        let (by_systemd, limits) = match self.driver() {
+            Driver::Cgroupfs => (Ok(()), limits.clone()),
             Driver::Systemd => {
-                self.shared.systemd.set_limits(name, limits, self.version()).await?;
-                limits.rounded_for_systemd()
+                let result = self.shared.systemd.set_limits(name, limits, self.version()).await;
+                (result, limits.rounded_for_systemd())
             }
         };
+        // The files are what the kernel enforces: they are set though systemd could not be told.
         let (this, path) = (self.clone(), self.path(name));
-        blocking(move || files::set(&this.shared.hierarchies, &path, &limits.writes(this.version()))).await
+        let in_files =
+            blocking(move || files::set(&this.shared.hierarchies, &path, &limits.writes(this.version()))).await;
+        by_systemd.and(in_files)
     }
 
     /// Whether it is there with all hierarchies or controllers that pods need.

@@ -69,11 +69,14 @@ pub fn page_size_name(bytes: u64) -> String {
 }
 
 impl Limits {
+    /// First what keeps a pod from taking the node down: pids, memory, then cpu, then all else.
     pub fn writes(&self, version: Version) -> Vec<FileWrite> {
-        match version {
+        let mut writes = match version {
             Version::V1 => self.writes_v1(),
             Version::V2 => self.writes_v2(),
-        }
+        };
+        writes.sort_by_key(|w| ["pids", "memory", "cpu"].iter().position(|c| *c == w.controller).unwrap_or(usize::MAX));
+        writes
     }
 
     fn writes_v1(&self) -> Vec<FileWrite> {
@@ -209,11 +212,11 @@ mod tests {
     #[test]
     fn v1_gets_its_own_files() {
         let expected = [
+            "pids.max=max",
+            "memory.limit_in_bytes=1048576",
             "cpu.shares=512",
             "cpu.cfs_period_us=100000",
             "cpu.cfs_quota_us=50000",
-            "memory.limit_in_bytes=1048576",
-            "pids.max=max",
             "hugetlb.2MB.limit_in_bytes=0",
             "hugetlb.2MB.rsvd.limit_in_bytes=0",
             "cpuset.cpus=0-1",
@@ -224,14 +227,14 @@ mod tests {
     #[test]
     fn v2_gets_weights_and_one_file_for_quota_and_period() {
         let expected = [
+            "pids.max=max",
+            "memory.max=1048576",
+            "memory.low=0",
             "cpu.weight=20",
             "cpu.max=50000 100000",
-            "memory.max=1048576",
-            "pids.max=max",
             "hugetlb.2MB.max=0",
             "hugetlb.2MB.rsvd.max=0",
             "cpuset.cpus=0-1",
-            "memory.low=0",
         ];
         assert_eq!(texts(full().writes(Version::V2)), expected);
     }

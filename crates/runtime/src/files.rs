@@ -77,7 +77,8 @@ pub fn hosts_mount(
     let aliases = pod.spec().host_aliases.as_deref().unwrap_or_default();
     let content = if pod.host_network() {
         let node = Path::new(ETC_HOSTS);
-        hosts::for_host_network(&fs::read_to_string(node).during("read", node)?, aliases)
+        // Whatever its encoding: the parts that are not UTF-8 can only be comments.
+        hosts::for_host_network(&String::from_utf8_lossy(&fs::read(node).during("read", node)?), aliases)
     } else {
         hosts::for_pod_network(ips, host, aliases)
     };

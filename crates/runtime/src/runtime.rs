@@ -17,7 +17,7 @@ use crate::{
     files,
     gate::Gate,
     names::pod_text,
-    sandbox_config::{SandboxInput, sandbox_config},
+    sandbox_config::{SandboxConfigError, SandboxInput, sandbox_config},
     userns::{self, UsernsError},
 };
 
@@ -85,7 +85,7 @@ impl Runtime {
     async fn run_sandbox(&self, pod: &DesiredPod, request: SandboxRequest<'_>) -> Result<SandboxId> {
         let handler = self.runtime_handler(pod).await?;
         let userns = self.user_namespace(pod, &handler).await?;
-        let dns = self.dns(pod).await;
+        let dns = self.dns(pod).await?;
         self.tell_about_dns(pod, &dns);
         let config = self.sandbox_config(pod, request, dns.config, userns)?;
         files::make_log_dir(config.log_directory.as_ref())?;
@@ -145,16 +145,16 @@ impl Runtime {
     }
 
     /// The node's resolv.conf is read anew each time: it changes under a running agent.
-    pub(crate) async fn dns(&self, pod: &DesiredPod) -> PodDns {
+    pub(crate) async fn dns(&self, pod: &DesiredPod) -> Result<PodDns> {
         let config = self.config();
         let resolv_conf = match &config.resolv_conf {
-            Some(path) => match tokio::fs::read_to_string(path).await {
-                Ok(content) => Some(content),
-                Err(e) => {
-                    tracing::warn!(path = %path.display(), error = %e, "can't read the node's resolv.conf");
-                    Some(String::new())
-                }
-            },
+            Some(path) => {
+                let read = tokio::fs::read(path).await.map_err(|e| RuntimeError::SandboxConfig {
+                    pod: pod_text(&pod.key, &pod.uid),
+                    source: SandboxConfigError::ResolvConf { path: path.display().to_string(), detail: e.to_string() },
+                })?;
+                Some(String::from_utf8_lossy(&read).into_owned())
+            }
             None => None,
         };
         let node = NodeDns {
@@ -163,7 +163,7 @@ impl Runtime {
             resolv_conf,
             node_ips: config.node_ips.clone(),
         };
-        pod_dns(pod, &node)
+        Ok(pod_dns(pod, &node))
     }
 
     fn tell_about_dns(&self, pod: &DesiredPod, dns: &PodDns) {

@@ -25,6 +25,9 @@ pub enum SandboxConfigError {
     Hostname(#[from] HostnameError),
     #[error(transparent)]
     Security(#[from] SecurityError),
+    /// The node's resolv.conf: a pod without its servers would ask the wrong ones for as long as it lives.
+    #[error("cannot read {path}: {detail}")]
+    ResolvConf { path: String, detail: String },
 }
 
 /// What comes from elsewhere than pod and configuration.

@@ -79,7 +79,7 @@ impl Runtime {
         let restart_count = self.restart_count(request);
         let handler = request.sandbox.runtime_handler.as_str();
         let userns = self.user_namespace(pod, handler).await?;
-        let dns = self.dns(pod).await;
+        let dns = self.dns(pod).await?;
         let made_with = SandboxRequest {
             attempt: request.sandbox.attempt,
             cgroup_parent: request.cgroup_parent,

@@ -95,7 +95,8 @@ async fn an_orphan_is_stopped_only_after_all_sources_have_spoken() {
     agent.tell(PodCommand::SourcesReady).await;
     agent.until("it is gone", || machine.cri.sandbox_count() == 0).await;
     agent.until_forgotten(&orphan).await;
-    let writes: Vec<_> = machine.api.requests().into_iter().filter(|r| r.method != "GET").map(|r| (r.method, r.path)).collect();
+    let writes: Vec<_> =
+        machine.api.requests().into_iter().filter(|r| r.method != "GET").map(|r| (r.method, r.path)).collect();
     assert!(writes.is_empty(), "an orphan has no status to write: {writes:?}");
 }
 

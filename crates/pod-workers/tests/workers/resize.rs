@@ -96,5 +96,7 @@ async fn a_critical_pod_for_which_nobody_can_leave_is_refused() {
     let critical = machine.create(asking_for("critical", "2").spec(|s| s.priority = Some(2_000_000_000)));
     agent.set(&critical).await;
     sleep(s(10)).await;
-    assert!(matches!(agent.life(&critical), Some(Life::Rejected { reason, .. }) if reason == "UnexpectedAdmissionError"));
+    assert!(
+        matches!(agent.life(&critical), Some(Life::Rejected { reason, .. }) if reason == "UnexpectedAdmissionError")
+    );
 }
