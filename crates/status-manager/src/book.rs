@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use pod::{
     DesiredPod, Mono, PodKey, PodUid,
     phase::is_terminal_field,
@@ -214,12 +214,31 @@ impl Page {
         let another = self.mirror.as_ref() != Some(&target);
         if another {
             (self.mirror, self.gone, self.retry) = (Some(target), false, None);
+            if self.synced == 0 {
+                self.adopt_times(&object);
+            }
             self.object = Some(object.clone());
         }
         if (another || self.see(&object)) && self.differs_from_object() {
             self.bump(now);
         }
         self.is_unsynced()
+    }
+
+    /// A static pod's source knows no status, so that after our restart its mirror alone tells since when all this
+    /// holds.
+    fn adopt_times(&mut self, mirror: &Pod) {
+        let Some(told) = &mirror.status else { return };
+        let status = Arc::make_mut(&mut self.update.status);
+        for condition in status.conditions.iter_mut().flatten() {
+            let same = |c: &&PodCondition| c.type_ == condition.type_ && c.status == condition.status;
+            if let Some(told) = told.conditions.iter().flatten().find(same) {
+                condition.last_transition_time.clone_from(&told.last_transition_time);
+            }
+        }
+        if told.start_time.is_some() {
+            status.start_time.clone_from(&told.start_time);
+        }
     }
 
     /// Takes a newer picture of the object; false for an echo of what is known.

@@ -178,6 +178,27 @@ async fn a_static_pods_status_goes_to_its_mirror() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_restart_the_mirror_tells_since_when_a_static_pods_conditions_hold() {
+    let ready = |since: &str| {
+        let condition = json!({"type": "Ready", "status": "True", "lastTransitionTime": since});
+        json!({"phase": "Running", "startTime": since, "conditions": [condition]})
+    };
+    let bed = bed(api_pod("mirror", json!({"status": ready("2026-01-01T00:00:00Z")})));
+    let mirror = bed.desired().pod;
+    let manifest = api_pod("static", json!({}));
+    let pod = DesiredPod::new(pod::Source::File, Arc::new(serde_json::from_value(manifest).unwrap())).unwrap();
+    bed.set_for(pod.clone(), ready("2026-01-02T00:00:00Z"), false);
+    bed.manager.mirror(&pod.uid, Some(mirror));
+    bed.settle().await;
+    let told = serde_json::to_value(&*bed.manager.get(&pod.uid).unwrap()).unwrap();
+    assert_eq!((told, bed.sent().len()), (ready("2026-01-01T00:00:00Z"), 0));
+    let unready = json!({"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-03T00:00:00Z"});
+    bed.set_for(pod, json!({"phase": "Running", "conditions": [unready]}), false);
+    bed.settle().await;
+    assert_eq!(bed.fake.object(PATH).unwrap()["status"]["conditions"], json!([unready]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn standalone_it_only_remembers() {
     let manager = StatusManager::spawn(None, Clock::start());
     let pod: Pod = serde_json::from_value(api_pod("u1", json!({}))).unwrap();

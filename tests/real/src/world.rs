@@ -18,6 +18,7 @@ pub struct Group {
 #[derive(Default)]
 pub struct Tally {
     pub passed: usize,
+    /// Name and cause of each.
     pub failed: Vec<String>,
 }
 
@@ -126,7 +127,7 @@ pub fn run(group: &Group, wanted: &[String], tally: &mut Tally) -> Result<()> {
             }
             Err(error) => {
                 eprintln!("FAILED: {error:#}");
-                tally.failed.push(format!("{}/{name}", group.name));
+                tally.failed.push(format!("{}/{name}: {error:#}", group.name));
             }
         }
     }
@@ -217,7 +218,17 @@ pub fn expect(holds: bool, what: impl std::fmt::Display) -> Result<()> {
 
 pub fn expect_eq<T: PartialEq + std::fmt::Debug>(got: T, want: T, what: &str) -> Result<()> {
     if got != want {
-        bail!("{what}: got {got:?}, want {want:?}");
+        let (got, want) = (format!("{got:?}"), format!("{want:?}"));
+        let same = got.chars().zip(want.chars()).take_while(|(g, w)| g == w).count();
+        bail!("{what}: got {}, want {}", around(&got, same), around(&want, same));
     }
     Ok(())
+}
+
+/// Statuses are long: what stands about the first difference, not all of them.
+fn around(text: &str, at: usize) -> String {
+    let (begin, window) = (at.saturating_sub(200), 400);
+    let ellipsis = |cut: bool| if cut { "…" } else { "" };
+    let shown: String = text.chars().skip(begin).take(window).collect();
+    format!("{}{shown}{}", ellipsis(begin > 0), ellipsis(text.chars().count() > begin + window))
 }

@@ -40,12 +40,14 @@ impl Worker {
             }
         }
         self.explain_waiting(&mut report);
+        // What is told, which for a static pod is not all from here: its mirror knows since when things hold.
+        let previous = self.parts.status.get(&self.uid).or_else(|| self.status.clone());
         let input = StatusInput {
             desired: &self.desired,
             observed: &observed,
             probes: &probes,
             report: &report,
-            previous: self.status.as_deref(),
+            previous: previous.as_deref(),
             host_ips: &node.host_ips,
             now: self.parts.clock.now(),
         };
