@@ -14,6 +14,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::{Context, bail};
 use apiserver::{ApiServer, ChangeDetection, Events, Services};
 use cri::Cri;
+use eviction::{Eviction, LocalStorage};
 use host::{Clock, MachineFacts};
 use node::{NodeAgent, NodeFacts, NodeParts, Pressure};
 use pleg::{Pleg, PlegConfig};
@@ -138,6 +139,21 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
         dispatcher = dispatcher.on_end(move |uid| mirrors.ended(uid));
     }
     let mirrors = serving::MirrorUids::default();
+    if options.config.local_storage_capacity_isolation {
+        let (evictions, ended) = mpsc::channel(16);
+        let seen = view.clone();
+        let local_storage = LocalStorage {
+            root: root.clone(),
+            cri: cri.clone(),
+            clock,
+            events: events.clone(),
+            active: Arc::new(move || seen.active().iter().map(|pod| pod.desired.clone()).collect()),
+            changes: view.active_changes(),
+            evictions,
+        };
+        tasks.spawn(local_storage.run());
+        tasks.spawn(end_evicted(ended, commands.clone()));
+    }
 
     let (ready, mut known) = (pleg.clone(), node_facts.clone());
     tasks.spawn(async move {
@@ -229,6 +245,14 @@ fn source_config(options: &Options) -> SourceConfig {
         static_pod_url: given(&config.static_pod_url),
         url_headers: config.static_pod_url_header.clone(),
         url_check: config.http_check_frequency.std(),
+    }
+}
+
+async fn end_evicted(mut evictions: mpsc::Receiver<Eviction>, commands: mpsc::Sender<PodCommand>) {
+    while let Some(Eviction { uid, cause, grace }) = evictions.recv().await {
+        if commands.send(PodCommand::End { uid, cause, grace: Some(grace) }).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -13,7 +13,8 @@ const USAGE: &str = "usage:
   bed down [NAME]                  end it and remove what it left
   bed kubectl ARGS...              kubectl against the cluster `bed`
   bed e2e FOCUS [SKIP] [PROCS] [NAME]
-                                   run upstream's e2e.test against the cluster NAME
+                                   run upstream's e2e.test against the cluster NAME; FOCUS is a regular expression
+                                   or @FILE, a list of tests
   bed vm build                     build the disk of the VM node
   bed vm boot KUBELET [NAME]       boot a Debian node (systemd, cgroup v2) with that kubelet in the cluster NAME,
                                    which gets its control plane if it does not run
@@ -64,7 +65,10 @@ fn main() -> Result<()> {
             let cluster = Cluster::attach(&cache, name, Vec::new())?;
             let suite = e2e::Suite {
                 name: if name == "bed" { "e2e".into() } else { format!("e2e-{name}") },
-                focus: arg(1).context(USAGE)?.into(),
+                focus: match arg(1).context(USAGE)?.split_at_checked(1) {
+                    Some(("@", file)) => e2e::focus_of(&e2e::read_list(file.as_ref())?),
+                    _ => args[1].clone(),
+                },
                 skip: arg(2).unwrap_or("NOTHING").into(),
                 processes: arg(3).unwrap_or("6").parse()?,
                 retries: 0,

@@ -33,9 +33,9 @@ fn groups() -> Vec<Group> {
     ]
 }
 
-/// Run only when named: they take longer than all others together where there is no KVM.
+/// Run only when named, for the time they take; the VMs above all where there is no KVM.
 fn groups_on_demand() -> Vec<Group> {
-    vec![vm::group(), vm::old_runtime_group()]
+    vec![suite::conformance_group(), vm::group(), vm::old_runtime_group()]
 }
 
 fn all_groups() -> impl Iterator<Item = Group> {

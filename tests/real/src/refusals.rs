@@ -4,7 +4,9 @@ use anyhow::Result;
 use bed::Runtime;
 use serde_json::json;
 
-use crate::world::{Group, World, container_status, expect, expect_eq, mount_everywhere, shell_pod, waiting_reason};
+use crate::world::{
+    Group, World, container_status, expect, expect_eq, list, mount_everywhere, shell_pod, waiting_reason,
+};
 
 pub fn group() -> Group {
     Group {
@@ -15,6 +17,7 @@ pub fn group() -> Group {
             ("a_wrong_command_says_so", wrong_command),
             ("a_missing_config_map_says_so_and_heals", missing_config_map),
             ("a_failing_volume_says_so", failing_volume),
+            ("a_pod_beyond_its_local_storage_is_evicted", beyond_local_storage),
             ("a_pod_too_big_for_the_node_is_rejected", too_big),
         ],
     }
@@ -89,6 +92,32 @@ fn failing_volume(w: &mut World) -> Result<()> {
         expect(events.iter().any(|m| m.contains("hostPath type check failed")), format!("events {events:?}"))?;
         expect_eq(waiting_reason(&k.pod("no-volume")?, "app"), "ContainerCreating".into(), "waiting reason")?;
         w.delete_pods(&["no-volume"])
+    })
+}
+
+fn beyond_local_storage(w: &mut World) -> Result<()> {
+    untouched(w, |w| {
+        let k = w.kubectl();
+        let write = |path: &str| format!("dd if=/dev/zero of={path} bs=1M count=8; sleep 100000");
+        let mut volume = shell_pod("full-volume", &[("app", &write("/data/file"))]);
+        mount_everywhere(&mut volume, "cache", json!({"emptyDir": {"sizeLimit": "1Mi"}}), "/data");
+        let mut layer = shell_pod("full-layer", &[("app", &write("/file"))]);
+        layer["spec"]["containers"][0]["resources"] = json!({"limits": {"ephemeral-storage": "2Mi"}});
+        let mut within = shell_pod("within", &[("app", &write("/data/file"))]);
+        mount_everywhere(&mut within, "cache", json!({"emptyDir": {"sizeLimit": "64Mi"}}), "/data");
+        k.apply(&list(&[within, volume, layer]))?;
+        for (name, message) in [
+            ("full-volume", "Usage of EmptyDir volume \"cache\" exceeds the limit \"1Mi\". "),
+            ("full-layer", "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. "),
+        ] {
+            let seen = k.until_pod(name, "Failed", |p| p["status"]["phase"] == "Failed")?;
+            let told = (seen["status"]["reason"].as_str(), seen["status"]["message"].as_str());
+            expect_eq(told, (Some("Evicted"), Some(message)), name)?;
+            let events = k.until_event(name, "Evicted")?;
+            expect_eq(events, vec![message.to_owned()], "events")?;
+        }
+        expect_eq(k.pod("within")?["status"]["phase"].as_str(), Some("Running"), "the pod within its limit")?;
+        w.delete_pods(&["full-volume", "full-layer", "within"])
     })
 }
 

@@ -1,4 +1,5 @@
-//! Upstream's own e2e.test: the tests named in docs/e2e-expected.txt pass.
+//! Upstream's own e2e.test: the tests named in docs/e2e-expected.txt (node conformance) and in
+//! docs/e2e-conformance.txt (conformance of storage, apps and network) pass.
 
 use std::path::Path;
 
@@ -15,11 +16,27 @@ pub fn group() -> Group {
     }
 }
 
+pub fn conformance_group() -> Group {
+    Group {
+        name: "conformance",
+        runtime: Runtime::Containerd2,
+        tests: vec![("storage_apps_and_network_as_under_upstream", conformance_tests)],
+    }
+}
+
 fn upstream_tests(w: &mut World) -> Result<()> {
-    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/e2e-expected.txt");
+    all_pass(w, "suite", "e2e-expected.txt")
+}
+
+fn conformance_tests(w: &mut World) -> Result<()> {
+    all_pass(w, "conformance", "e2e-conformance.txt")
+}
+
+fn all_pass(w: &World, name: &str, list: &str) -> Result<()> {
+    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(list);
     let names = e2e::read_list(&list)?;
     let suite = e2e::Suite {
-        name: "suite".into(),
+        name: name.into(),
         focus: e2e::focus_of(&names),
         skip: "NOTHING".into(),
         processes: 10,

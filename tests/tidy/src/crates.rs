@@ -20,6 +20,7 @@ const RANKS: &[(u8, &[&str])] = &[
             "pleg",
             "runtime",
             "images",
+            "eviction",
             "volumes",
             "prober",
             "status-manager",

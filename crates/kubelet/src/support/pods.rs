@@ -59,7 +59,7 @@ pub const FIELDS: &[(&str, Support)] = &[
     ("container.ports", Works),
     ("container.resizePolicy", Works),
     ("container.resources.limits, requests: cpu, memory", Works),
-    ("container.resources.limits: ephemeral-storage", Partly("counted in allocatable; a limit is not enforced")),
+    ("container.resources.limits: ephemeral-storage", Works),
     ("container.resources.limits: hugepages", Works),
     ("container.resources: extended resources", NotYet("no device plugins")),
     ("container.resources.claims", NotYet("no dynamic resource allocation")),
