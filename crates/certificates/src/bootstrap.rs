@@ -10,5 +10,6 @@ mod store;
 
 pub use first::{FirstIdentity, ensure_identity};
 pub use identity::follow_identity;
+pub use kubeconfig::client_certificate_validity;
 pub use rotation::{Bootstrap, ClientRotation, ServingRotation};
 pub use store::PairStore;

@@ -25,7 +25,7 @@ use std::{
 };
 
 pub use error::{Error, Result};
-pub use hierarchy::Version;
+pub use hierarchy::{Hierarchies, Version};
 pub use limits::{Limits, shares_to_weight, weight_to_shares};
 pub use name::CgroupName;
 pub use node::{Amount, NodeResources, Reserved};
@@ -33,7 +33,6 @@ use pod::{ContainerId, PodUid};
 pub use pods::EnforcedLimits;
 pub use usage::{MemoryUsage, Pressure, Stall, Usage};
 
-use hierarchy::Hierarchies;
 use systemd::Systemd;
 
 /// Who makes cgroups, and hence how they are named.

@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod config;
+pub mod doctor;
 pub mod explain;
 pub mod flags;
 pub mod gates;

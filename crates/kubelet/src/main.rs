@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use host::Clock;
 use kubelet::{
-    app, explain, lock, logging,
+    app, doctor, explain, lock, logging,
     options::{self, Options, Request},
 };
 
@@ -17,6 +17,16 @@ fn main() -> ExitCode {
                 print!("{answer}");
                 ExitCode::SUCCESS
             }
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    if args.first().is_some_and(|word| word == "doctor") {
+        return match doctor::run(&args[1..], clock) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
             Err(error) => {
                 eprintln!("{error:#}");
                 ExitCode::FAILURE

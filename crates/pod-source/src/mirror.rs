@@ -155,7 +155,14 @@ impl Keeper {
                     self.leaving.insert(uid, desired.key);
                 }
             }
-            Word::Ended(uid) => drop(self.leaving.remove(&uid)),
+            Word::Ended(uid) => {
+                self.leaving.remove(&uid);
+                // Its manifest was put back meanwhile: with the pod that ended went all that was known of its mirror.
+                let mirror = self.wanted.get(&uid).and_then(|d| Some((self.seen.get(&d.key)?, d)));
+                if let Some(mirror) = mirror.filter(|(m, d)| mirrors(m, d)).map(|(m, _)| m.clone()) {
+                    self.tell(uid, Some(mirror)).await;
+                }
+            }
             Word::Seen(pod) => {
                 let key = key_of(&pod);
                 if self.ended.contains(&uid_of(&pod)) {

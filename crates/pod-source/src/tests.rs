@@ -165,6 +165,27 @@ async fn an_edited_manifest_is_another_pod_with_another_mirror() {
     tokio::time::timeout(Duration::from_secs(10), mirror_gone).await.expect("the mirror goes too");
 }
 
+#[tokio::test]
+async fn a_pod_whose_manifest_was_put_back_unchanged_hears_of_its_mirror_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("web.yaml");
+    std::fs::write(&file, manifest("i:1")).unwrap();
+    let fake = FakeApiserver::new();
+    with_node(&fake);
+    let (source, mut events) = spawn(config(dir.path()), &fake);
+    let mut reader = Reader::default();
+    until(&mut reader, &mut events, |r| r.mirrors.len() == 1).await;
+    let mut on_node = reader.pods.clone();
+    std::fs::remove_file(&file).unwrap();
+    until(&mut reader, &mut events, |r| r.pods.is_empty()).await;
+    std::fs::write(&file, manifest("i:1")).unwrap();
+    until(&mut reader, &mut events, |r| r.pods == on_node).await;
+    let told = std::mem::take(&mut reader.mirrors);
+    // The writer of status forgets the pod that ended, and its mirror.
+    end(&source, &mut on_node);
+    until(&mut reader, &mut events, |r| r.mirrors == told).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_mirror_stays_until_its_source_has_been_read() {
     let fake = FakeApiserver::new();

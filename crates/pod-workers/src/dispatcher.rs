@@ -3,11 +3,7 @@
 //! Reads: source events, commands, orphans that the PLEG sees. Writes: workers' inboxes. Wakes on: any of them,
 //! or a worker's end.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use node::NodeFacts;
 use pod::{DesiredPod, Life, ObservedPod, PodKey, PodUid, TerminationCause, admit::NodeView, backoff::BackoffLimits};
@@ -16,14 +12,15 @@ use tokio::{
     task::JoinSet,
 };
 
+mod leftovers;
 mod preemption;
 mod resizes;
 
-use self::{preemption::Preemptions, resizes::Resizes};
+use self::{leftovers::Leftovers, preemption::Preemptions, resizes::Resizes};
 use crate::{
     inbox::{End, Inbox},
     parts::Parts,
-    qos, remains,
+    qos,
     view::PodView,
     worker::Worker,
 };
@@ -61,7 +58,7 @@ pub struct Dispatcher {
     config: DispatcherConfig,
     workers: HashMap<PodUid, watch::Sender<Inbox>>,
     tasks: JoinSet<PodUid>,
-    /// What is not one pod's: the first sweep, the QoS classes.
+    /// What is not one pod's: the QoS classes.
     helpers: JoinSet<()>,
     /// Pods whose predecessor is still being taken down: a static pod of the same name, or the pod itself, which was
     /// removed and came back.
@@ -70,6 +67,7 @@ pub struct Dispatcher {
     unadmitted: Vec<DesiredPod>,
     resizes: Resizes,
     preemptions: Preemptions,
+    leftovers: Leftovers,
     sources_ready: bool,
     ended: Box<dyn Fn(&PodUid) + Send>,
 }
@@ -86,6 +84,7 @@ impl Dispatcher {
             unadmitted: Vec::new(),
             resizes: Resizes::default(),
             preemptions: Preemptions::default(),
+            leftovers: Leftovers::default(),
             sources_ready: false,
             ended: Box::new(|_| {}),
         }
@@ -105,6 +104,7 @@ impl Dispatcher {
         let clock = self.parts.clock;
         loop {
             let retry_at = self.resizes.retry_at;
+            let sweep_at = self.leftovers.again_at;
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => self.obey(command),
@@ -117,10 +117,12 @@ impl Dispatcher {
                 Some(Err(error)) = self.helpers.join_next(), if !self.helpers.is_empty() => {
                     tracing::error!(%error, "a helper of the pod workers ended abnormally");
                 }
+                Some(clean) = self.leftovers.sweep.join_next(), if !self.leftovers.sweep.is_empty() => self.swept(clean),
                 Ok(()) = orphans.changed() => {}
                 Ok(()) = node.changed() => self.admit_waiting(),
                 Ok(()) = active.changed() => self.room_has_changed(),
                 () = clock.sleep_until(retry_at.unwrap_or_default()), if retry_at.is_some() => self.retry_resizes(),
+                () = clock.sleep_until(sweep_at.unwrap_or_default()), if sweep_at.is_some() => self.sweep_leftovers(),
             }
             if self.sources_ready {
                 let unwanted = orphans.borrow_and_update().clone();
@@ -346,15 +348,5 @@ impl Dispatcher {
             inbox.end = Some(End { cause: TerminationCause::Orphaned, grace: Some(Duration::from_secs(1)) });
             self.spawn(inbox, Life::Pending, observed.uid.clone());
         }
-    }
-
-    /// Directories, mounts and cgroups of pods that neither a source nor the runtime knows.
-    fn sweep_leftovers(&mut self) {
-        let mut known: HashSet<PodUid> = self.workers.keys().cloned().collect();
-        known.extend(self.unadmitted.iter().chain(self.successors.values()).map(|p| p.uid.clone()));
-        known.extend(self.parts.pleg.snapshot().iter().map(|o| o.uid.clone()));
-        self.parts.allocated.retain(|uid| known.contains(uid));
-        self.parts.actuated.retain(|uid| known.contains(uid));
-        self.helpers.spawn(remains::sweep(self.parts.clone(), known));
     }
 }

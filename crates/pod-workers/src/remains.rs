@@ -104,21 +104,26 @@ async fn try_remove_to_restart(
     Ok(())
 }
 
-/// Pods that have a directory or a cgroup here, and that nobody knows: remains of a crash.
-pub(crate) async fn sweep(parts: Parts, known: HashSet<PodUid>) {
-    let on_disk = parts.volumes.leftovers().unwrap_or_default();
+/// Pods that have a directory or a cgroup here, and that nobody knows: remains of a crash. Whether all of them are gone.
+pub(crate) async fn sweep(parts: Parts, known: HashSet<PodUid>) -> bool {
     let known = |uid: &PodUid| known.contains(uid) || parts.view.get(uid).is_some(); // pods go on arriving
-    for uid in on_disk.into_iter().chain(parts.cgroups.pods()).collect::<HashSet<_>>() {
+    let on_disk = parts.volumes.leftovers().inspect_err(|error| tracing::warn!(%error, "pods' directories not listed"));
+    let mut clean = on_disk.is_ok();
+    let uids: HashSet<PodUid> = on_disk.unwrap_or_default().into_iter().chain(parts.cgroups.pods()).collect();
+    for uid in uids {
         if known(&uid) {
             continue;
         }
         tracing::info!(%uid, "removing what is left of a pod that nobody knows");
         if let Err(error) = parts.volumes.remove_pod(&uid).boxed().await {
             tracing::warn!(%uid, %error, "volumes of an unknown pod not removed");
+            clean = false;
         }
         if let Err(error) = parts.cgroups.remove_pod(&uid).boxed().await {
             tracing::warn!(%uid, %error, "cgroup of an unknown pod not removed");
+            clean = false;
         }
     }
     parts.runtime.sweep_logs(known);
+    clean
 }

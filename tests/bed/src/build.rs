@@ -39,7 +39,7 @@ const PACKAGES: &[&str] = &[
 ];
 
 const KUBE_PROGRAMS: &[&str] =
-    &["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubeadm", "kubectl"];
+    &["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubeadm", "kubectl"];
 
 /// Builds what is missing and says what it does; nothing when all is there.
 pub fn stack(cache: &Cache) -> Result<()> {

@@ -335,6 +335,9 @@ apiServer: {{certSANs: ["127.0.0.1"]}}
         self.make_node_credentials(&node.options.name, &node.dir.join("etc"))?;
         node.start_runtime(&self.registry())?;
         node.start_kubelet(None, Some(&self.dir))?;
+        if node.options.kube_proxy {
+            node.start_kube_proxy(&self.dir)?;
+        }
         self.kubectl().until_node_ready(&node.options.name).with_context(|| {
             let log = node.daemons.log("kubelet");
             let text = fs::read_to_string(&log).unwrap_or_default();

@@ -7,7 +7,9 @@ use bed::{Cache, Cluster, ClusterOptions, NodeOptions, Runtime, Vm, VmOptions, b
 
 const USAGE: &str = "usage:
   bed build                        build the stack into the cache folder
-  bed up KUBELET [NAME] [--debian] start a one-node cluster with that kubelet (NAME: bed)
+  bed up KUBELET [NAME] [--debian] [--proxy] [--two]
+                                   start a cluster with that kubelet (NAME: bed), with Debian's containerd, with
+                                   kube-proxy, with two nodes
   bed demo cluster|standalone KUBELET
                                    what `make demo` runs
   bed down [NAME]                  end it and remove what it left
@@ -34,12 +36,14 @@ fn main() -> Result<()> {
         Some("up") => {
             doctor::check()?;
             let kubelet = PathBuf::from(arg(1).context(USAGE)?).canonicalize().context("no such kubelet")?;
-            let mut node = NodeOptions::new("node-a", &kubelet);
-            if args.iter().any(|a| a == "--debian") {
-                node.runtime = Runtime::Debian;
-            }
+            let has = |flag: &str| args.iter().any(|a| a == flag);
+            let runtime = if has("--debian") { Runtime::Debian } else { Runtime::Containerd2 };
+            let names = if has("--two") { ["node-a", "node-b"].as_slice() } else { &["node-a"] };
+            let node =
+                |name: &&str| NodeOptions { runtime, kube_proxy: has("--proxy"), ..NodeOptions::new(name, &kubelet) };
+            let nodes = names.iter().map(node).collect();
             let name = arg(2).filter(|a| !a.starts_with('-')).unwrap_or("bed").to_owned();
-            let cluster = Cluster::start(&cache, ClusterOptions { name, nodes: vec![node] })?.keep();
+            let cluster = Cluster::start(&cache, ClusterOptions { name, nodes })?.keep();
             println!("{}", cluster.kubectl().run(&["get", "nodes", "-o", "wide"])?);
             println!("export KUBECONFIG={}", cluster.kubectl().kubeconfig.display());
             println!("nsenter --net=/var/run/netns/{} {}", cluster.netns, cluster.kubectl().program.display());

@@ -35,6 +35,8 @@ pub struct NodeOptions {
     pub flags: Vec<String>,
     /// No API server: only static pods.
     pub standalone: bool,
+    /// Services answer at their cluster IPs and node ports.
+    pub kube_proxy: bool,
 }
 
 impl NodeOptions {
@@ -47,6 +49,7 @@ impl NodeOptions {
             config: String::new(),
             flags: Vec::new(),
             standalone: false,
+            kube_proxy: false,
         }
     }
 }
@@ -261,6 +264,20 @@ evictionHard: {{memory.available: 100Mi, nodefs.available: 1%, imagefs.available
             .args(&self.options.flags)
             .env("PATH", self.path());
         self.daemons.start("kubelet", command).context("kubelet")?;
+        Ok(())
+    }
+
+    pub fn start_kube_proxy(&self, cluster: &Path) -> Result<()> {
+        let mut command = process::in_netns(Some(&self.netns), &self.cache.bin("kube-proxy"));
+        command
+            .arg(format!("--kubeconfig={}", cluster.join("etc/admin.conf").display()))
+            .arg(format!("--hostname-override={}", self.options.name))
+            .args(["--proxy-mode=iptables", "--cluster-cidr=10.77.0.0/16"])
+            // Limits of the machine, not of the namespace.
+            .args(["--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0s"])
+            .args(["--conntrack-tcp-timeout-close-wait=0s"])
+            .env("PATH", self.path());
+        self.daemons.start("kube-proxy", command).context("kube-proxy")?;
         Ok(())
     }
 

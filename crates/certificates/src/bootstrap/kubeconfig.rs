@@ -107,9 +107,9 @@ pub fn is_still_valid(path: &Path, now: Timestamp) -> bool {
     if !path.exists() {
         return false;
     }
-    match expiry(path) {
-        Ok(not_after) if now <= not_after => true,
-        Ok(not_after) => {
+    match client_certificate_validity(path) {
+        Ok((_, not_after)) if now <= not_after => true,
+        Ok((_, not_after)) => {
             tracing::info!(path = %path.display(), %not_after, "client certificate of the kubeconfig has expired");
             false
         }
@@ -120,15 +120,16 @@ pub fn is_still_valid(path: &Path, now: Timestamp) -> bool {
     }
 }
 
-/// When the first certificate of the chain that does so expires.
-fn expiry(path: &Path) -> Result<Timestamp> {
+/// From when to when every certificate of the kubeconfig's client chain is valid.
+pub fn client_certificate_validity(path: &Path) -> Result<(Timestamp, Timestamp)> {
     let origin = path.display().to_string();
-    let mut first = None;
+    let mut valid: Option<(Timestamp, Timestamp)> = None;
     for der in chain(&client_certificate(path)?, &origin)? {
-        let not_after = Leaf::read(&der, &origin)?.not_after;
-        first = Some(first.map_or(not_after, |known: Timestamp| known.min(not_after)));
+        let leaf = Leaf::read(&der, &origin)?;
+        let (from, to) = valid.unwrap_or((leaf.not_before, leaf.not_after));
+        valid = Some((from.max(leaf.not_before), to.min(leaf.not_after)));
     }
-    first.ok_or(CertificateError::NoCertificate { origin })
+    valid.ok_or(CertificateError::NoCertificate { origin })
 }
 
 fn client_certificate(path: &Path) -> Result<Vec<u8>> {

@@ -130,6 +130,21 @@ async fn leftovers_of_unknown_pods_are_swept_and_those_of_known_pods_are_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_sweep_could_not_remove_is_swept_again() {
+    let machine = Machine::new();
+    let lost = machine.pod_dir(&"lost".into());
+    let data = lost.join("volumes/kubernetes.io~csi/disk/data");
+    std::fs::create_dir_all(data.parent().unwrap()).unwrap();
+    std::fs::write(&data, "of value to somebody").unwrap();
+    let agent = machine.agent().await;
+    agent.tell(PodCommand::SourcesReady).await;
+    tokio::time::sleep(s(20)).await;
+    assert!(data.exists());
+    std::fs::remove_file(&data).unwrap();
+    agent.until("it is swept", || !lost.exists()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_static_pod_waits_for_its_predecessor_of_the_same_name() {
     let machine = Machine::new();
     let agent = machine.agent().await;
