@@ -1,7 +1,8 @@
 //! The cgroups of the node, its QoS classes and its pods: made, limited, measured and removed, on cgroup v1 (hybrid
 //! machines included) and v2, with the cgroupfs and the systemd driver.
 //!
-//! Reads: mountinfo once, then what the kernel shows. Nothing is remembered but the last shares of the burstable class.
+//! Reads: mountinfo once, then what the kernel shows. Nothing is remembered but what the QoS classes were
+//! told last.
 
 mod error;
 mod files;
@@ -29,7 +30,7 @@ pub use hierarchy::{Hierarchies, Version};
 pub use limits::{Limits, shares_to_weight, weight_to_shares};
 pub use name::CgroupName;
 pub use node::{Amount, NodeResources, Reserved};
-use pod::{ContainerId, PodUid};
+use pod::{ContainerId, PodUid, memory_qos::MemoryQos};
 pub use pods::EnforcedLimits;
 pub use usage::{MemoryUsage, Pressure, Stall, Usage};
 
@@ -56,6 +57,8 @@ pub struct Config {
     pub pod_pids_limit: i64,
     /// Whether enforceNodeAllocatable has `pods`.
     pub enforce_pods: bool,
+    /// For cgroup v2. None: the feature MemoryQoS is off.
+    pub memory_qos: Option<MemoryQos>,
 }
 
 impl Default for Config {
@@ -68,6 +71,7 @@ impl Default for Config {
             cpu_cfs_quota_period: Duration::from_millis(100),
             pod_pids_limit: -1,
             enforce_pods: true,
+            memory_qos: None,
         }
     }
 }
@@ -87,7 +91,8 @@ struct Shared {
     systemd: Systemd,
     /// Page sizes of the machine in bytes.
     page_sizes: BTreeSet<u64>,
-    burstable_shares: Mutex<Option<u64>>,
+    /// What the QoS classes' groups were told last.
+    classes: Mutex<Option<Vec<(CgroupName, Limits)>>>,
 }
 
 /// Whose usage to read.
@@ -121,7 +126,7 @@ impl Cgroups {
             hierarchies,
             systemd: Systemd::default(),
             page_sizes,
-            burstable_shares: Mutex::default(),
+            classes: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }

@@ -1,9 +1,10 @@
 //! The cgroups above the pods: kubepods with what the node may give away, and its QoS classes.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, sync::MutexGuard};
 
 use pod::{
     DesiredPod,
+    memory_qos::MemoryQos,
     qos::{QosClass, qos_class},
     resources::{cpu_shares, pod_requests},
 };
@@ -85,24 +86,45 @@ impl Cgroups {
         self.set(&name, &limits).await
     }
 
-    /// Keeps the burstable class's weight at the sum of its pods' requests. For every change of the set of pods;
-    /// writes only when the sum changed.
+    /// Keeps the QoS classes at the sum of their pods' requests. For every change of the set of pods; writes only when
+    /// a sum changed.
     pub async fn update_qos(&self, pods: &[DesiredPod]) -> Result<()> {
         if !self.shared.config.per_qos {
             return Ok(());
         }
-        let shares = burstable_shares(pods);
-        if *self.last_shares() == Some(shares) {
+        let classes = self.classes(pods);
+        if self.told_classes().as_ref() == Some(&classes) {
             return Ok(());
         }
-        let limits = Limits { cpu_shares: Some(shares), ..Limits::default() };
-        self.set(&self.class_name(QosClass::Burstable), &limits).await?;
-        *self.last_shares() = Some(shares);
+        for (name, limits) in &classes {
+            self.set(name, limits).await?;
+        }
+        *self.told_classes() = Some(classes);
         Ok(())
     }
 
-    fn last_shares(&self) -> std::sync::MutexGuard<'_, Option<u64>> {
-        self.shared.burstable_shares.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn classes(&self, pods: &[DesiredPod]) -> Vec<(CgroupName, Limits)> {
+        let mut burstable = Limits { cpu_shares: Some(burstable_shares(pods)), ..Limits::default() };
+        let mut classes = Vec::new();
+        if let Some([all, class]) = self.memory_qos().and_then(|qos| qos.of_classes(pods)) {
+            burstable.unified = texts(class);
+            classes.push((self.shared.kubepods.clone(), Limits { unified: texts(all), ..Limits::default() }));
+        }
+        classes.push((self.class_name(QosClass::Burstable), burstable));
+        classes
+    }
+
+    fn told_classes(&self) -> MutexGuard<'_, Option<Vec<(CgroupName, Limits)>>> {
+        self.shared.classes.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(crate) fn memory_qos(&self) -> Option<MemoryQos> {
+        self.shared.config.memory_qos.filter(|_| self.version() == Version::V2)
+    }
+
+    /// `update_qos` keeps what is protected.
+    fn reserves_memory(&self) -> bool {
+        self.memory_qos().is_some_and(|qos| qos.tiered_reservation)
     }
 
     pub(crate) fn class_name(&self, class: QosClass) -> CgroupName {
@@ -118,7 +140,7 @@ impl Cgroups {
         limits.hugepages = self.all_page_sizes(UNBOUNDED);
         // Told of a cpuset here, systemd enables the controller below and keeps it.
         limits.cpus = fs::read_to_string("/sys/devices/system/cpu/online").ok().map(|cpus| cpus.trim().to_owned());
-        if self.version() == Version::V2 {
+        if self.version() == Version::V2 && !self.reserves_memory() {
             // An earlier configuration with memory reservation must not live on.
             limits.unified.extend([("memory.min", "0".to_owned()), ("memory.low", "0".to_owned())]);
         }
@@ -129,7 +151,7 @@ impl Cgroups {
         let mut limits = Limits { hugepages: self.all_page_sizes(UNBOUNDED), ..Limits::default() };
         if class == QosClass::BestEffort {
             limits.cpu_shares = Some(MIN_SHARES);
-        } else if self.version() == Version::V2 {
+        } else if self.version() == Version::V2 && !self.reserves_memory() {
             limits.unified.insert("memory.low", "0".to_owned());
         }
         limits
@@ -138,6 +160,11 @@ impl Cgroups {
     pub(crate) fn all_page_sizes(&self, limit: u64) -> BTreeMap<u64, u64> {
         self.shared.page_sizes.iter().map(|size| (*size, limit)).collect()
     }
+}
+
+/// As the kernel reads them.
+pub(crate) fn texts(files: BTreeMap<&'static str, i64>) -> BTreeMap<&'static str, String> {
+    files.into_iter().map(|(file, value)| (file, value.to_string())).collect()
 }
 
 fn node_limits(resources: &NodeResources, enforce: bool) -> Limits {

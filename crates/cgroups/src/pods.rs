@@ -11,7 +11,7 @@ use rustix::process::{Pid, test_kill_process};
 
 use crate::{
     CgroupName, Cgroups, Driver, Error, Limits, Result, Version, blocking, files, hierarchy::below, name::pod_of_entry,
-    weight_to_shares,
+    node::texts, weight_to_shares,
 };
 
 /// A killed process leaves its cgroup only when the kernel has torn it down.
@@ -73,6 +73,9 @@ impl Cgroups {
         // A pod uses no huge pages but those it asks for.
         let asked = std::mem::replace(&mut limits.hugepages, self.all_page_sizes(0));
         limits.hugepages.extend(asked);
+        if let Some(qos) = self.memory_qos() {
+            limits.unified = texts(qos.of_pod(desired, rustix::param::page_size()));
+        }
         limits
     }
 

@@ -5,6 +5,11 @@ use std::time::Duration;
 use pod::{Mono, Now, time::Timestamp};
 use tokio::time::Instant;
 
+/// tokio's clock stands still while the machine is suspended. Less than this is no suspend but a busy machine.
+const SUSPENDED: Duration = Duration::from_secs(60);
+/// Nothing wakes a sleeper when the machine does: who sleeps longer looks at the time in between.
+const LONGEST_NAP: Duration = Duration::from_secs(120);
+
 /// Cheap to copy; all copies agree.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -15,13 +20,12 @@ pub struct Clock {
 
 impl Clock {
     pub fn start() -> Self {
-        let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let uptime = Duration::new(boot.tv_sec.unsigned_abs(), boot.tv_nsec.unsigned_abs() as u32);
-        Self { origin: Instant::now(), uptime }
+        Self { origin: Instant::now(), uptime: since_boot() }
     }
 
+    /// Time in which the machine was suspended counts: what has a lifetime elsewhere, such as a token, ages meanwhile.
     pub fn mono(&self) -> Mono {
-        Mono(self.uptime + self.origin.elapsed())
+        Mono(self.uptime + elapsed(self.origin.elapsed(), since_boot().saturating_sub(self.uptime)))
     }
 
     /// Wall time, for API fields and file names only.
@@ -35,6 +39,45 @@ impl Clock {
     }
 
     pub async fn sleep_until(&self, at: Mono) {
-        tokio::time::sleep(at.since(self.mono())).await;
+        loop {
+            let left = at.since(self.mono());
+            tokio::time::sleep(left.min(LONGEST_NAP)).await;
+            if left <= LONGEST_NAP {
+                return;
+            }
+        }
+    }
+}
+
+fn since_boot() -> Duration {
+    let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(boot.tv_sec.unsigned_abs(), boot.tv_nsec.unsigned_abs() as u32)
+}
+
+/// Never less than it was before, since the difference of the two only grows.
+fn elapsed(awake: Duration, with_suspends: Duration) -> Duration {
+    if with_suspends > awake + SUSPENDED { with_suspends } else { awake }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn a_suspend_counts_and_a_busy_machine_does_not() {
+        assert_eq!(elapsed(secs(10), secs(3610)), secs(3610));
+        assert_eq!(elapsed(secs(10), secs(13)), secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_sleep_ends_at_its_time() {
+        let clock = Clock::start();
+        let at = clock.mono() + secs(1000);
+        clock.sleep_until(at).await;
+        assert_eq!(clock.mono(), at);
     }
 }

@@ -78,11 +78,20 @@ struct Shared {
     inventory: Inventory,
 }
 
-/// The pod, the container or `""` for an image volume, and the image as the spec names it.
+/// What an image is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    Container,
+    /// A volume, for the sake of a container that mounts it: pulls are told of the pod, failures of the container.
+    Volume,
+}
+
+/// The pod, the container, and the image as the spec names it.
 #[derive(Clone, Copy)]
 struct Subject<'a> {
     pod: &'a DesiredPod,
     container: &'a str,
+    used: Use,
     image: &'a str,
 }
 
@@ -152,19 +161,20 @@ impl Images {
         &self.shared.inventory
     }
 
-    /// Drop the future to give up: a pull ends when nobody waits for it any more. `container` is empty for an image
-    /// volume; a `policy` of None follows from the tag.
+    /// Drop the future to give up: a pull ends when nobody waits for it any more. A `policy` of None follows from the
+    /// tag.
     pub async fn ensure(
         &self,
         pod: &DesiredPod,
-        container: &str,
+        (container, used): (&str, Use),
         image: &str,
         policy: Option<&str>,
     ) -> Result<ResolvedImage, ImageError> {
-        let subject = Subject { pod, container, image };
+        let subject = Subject { pod, container, used, image };
         let result = self.resolve(subject, policy).await;
         if let Err(e) = &result {
-            self.event(subject, EventType::Warning, event::FAILED, format!("Error: {}", e.reason()));
+            let text = format!("Error: {}", e.reason());
+            self.events().container(pod, container, EventType::Warning, event::FAILED, text);
         }
         result
     }
@@ -293,9 +303,9 @@ impl Images {
 
     fn event(&self, subject: Subject<'_>, kind: EventType, reason: &str, text: String) {
         let events = self.events();
-        match subject.container {
-            "" => events.pod(subject.pod, kind, reason, text),
-            name => events.container(subject.pod, name, kind, reason, text),
+        match subject.used {
+            Use::Volume => events.pod(subject.pod, kind, reason, text),
+            Use::Container => events.container(subject.pod, subject.container, kind, reason, text),
         }
     }
 

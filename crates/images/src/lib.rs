@@ -17,5 +17,5 @@ mod reference;
 pub use credentials::{plugin::CredentialProviders, plugin_config::PluginConfigError};
 pub use error::{ImageError, PullFailure};
 pub use gc::{GcError, GcPolicy, ImageGc};
-pub use images::{Images, ImagesConfig, PullLimits};
+pub use images::{Images, ImagesConfig, PullLimits, Use};
 pub use pulled_records::Verification;

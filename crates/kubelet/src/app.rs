@@ -3,6 +3,7 @@
 
 mod api;
 mod images;
+mod kernel;
 mod logs;
 mod machine;
 mod reservation;
@@ -38,12 +39,16 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// Runs until SIGTERM or SIGINT. Containers go on running: that is what a restart of the agent rests on.
 pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
     let watchdog = watchdog::interval()?;
-    let root = machine::root_dir(&options)?;
+    let (root, new_machine) = machine::root_dir(&options)?;
     let api = api::connect(&options, clock).await?;
     let cri = connect_runtime(&options).await?;
     let cgroups = machine::cgroups(&options, &cri).await?;
     let facts = MachineFacts::read();
     machine::tune(&options);
+    match options.config.protect_kernel_defaults {
+        true => kernel::check()?,
+        false => kernel::set(),
+    }
 
     // None of these ends while the agent runs; `once` holds those that may.
     let mut tasks = JoinSet::new();
@@ -66,7 +71,7 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
         tasks.spawn(rotation.run(pleg.changes()));
     }
 
-    let node_config = machine::node_config(&options, &root)?;
+    let node_config = machine::node_config(&options, &root, new_machine)?;
     let (_pressure, pressure) = watch::channel(Pressure::default());
     let (_shutting_down, shutting_down) = watch::channel(false);
     let node_parts = NodeParts {
@@ -135,6 +140,13 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
     let (source, source_events) = PodSource::spawn(sources, api.clone(), clock);
     let (commands, orders) = mpsc::channel(256);
     let mut dispatcher = Dispatcher::new(parts.clone(), machine::dispatcher_config(&options, &facts, api.is_some())?);
+    if let Some(api) = api.clone() {
+        let name = options.node_name.clone();
+        dispatcher = dispatcher.asks_node(move || {
+            let (api, name) = (api.clone(), name.clone());
+            Box::pin(async move { api.get_node(&name).await.ok() })
+        });
+    }
     if let Some(mirrors) = source.mirrors() {
         dispatcher = dispatcher.on_end(move |uid| mirrors.ended(uid));
     }

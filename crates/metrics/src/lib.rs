@@ -10,9 +10,11 @@ use prometheus::{
     TextEncoder, core::Collector,
 };
 
+pub mod admission;
 pub mod http;
 pub mod pleg;
 pub mod probes;
+pub mod resizes;
 pub mod runtime_operations;
 pub mod slis;
 pub mod status;

@@ -39,6 +39,8 @@ pub struct NodeConfig {
     pub local_storage_isolation: bool,
     /// Its file system is the node's ephemeral storage.
     pub root_dir: PathBuf,
+    /// No agent has been here before.
+    pub new_machine: bool,
     pub kube_reserved: Amounts,
     pub system_reserved: Amounts,
     pub hard_eviction: HardEviction,
@@ -68,6 +70,7 @@ impl NodeConfig {
             kubelet_port: 10250,
             max_images: 50,
             local_storage_isolation: true,
+            new_machine: false,
             root_dir: PathBuf::from("/var/lib/kubelet"),
             kube_reserved: Amounts::new(),
             system_reserved: Amounts::new(),

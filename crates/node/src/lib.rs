@@ -138,7 +138,10 @@ impl Cluster {
                 let (local, runtime) = (reporter.local.borrow().clone(), reporter.runtime.borrow().clone());
                 facts::own_node(&config, &reporter.machine, &local, &runtime, reporter.parts.clock.now())
             };
-            let registered = if config.register { Some(registration::register(&api, initial).await) } else { None };
+            let registered = match config.register {
+                true => Some(registration::register(&api, initial, config.new_machine).await),
+                false => None,
+            };
             reporter.run(registered).await;
         };
         tokio::join!(status, heart.beat(), csi_node::initialize(&api, node, &storage), tell_reachability(&api));

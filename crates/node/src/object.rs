@@ -98,6 +98,20 @@ fn reconcile_huge_pages(existing: &mut Node, initial: &Node) {
     }
 }
 
+/// The Node object is of another machine, whose devices this one may not have: none of them until somebody says so.
+pub fn forget_devices(existing: &mut Node) {
+    let status = existing.status.get_or_insert_default();
+    for (name, amount) in [&mut status.capacity, &mut status.allocatable].into_iter().flatten().flatten() {
+        if is_extended(name) {
+            amount.0 = "0".to_owned();
+        }
+    }
+}
+
+fn is_extended(name: &str) -> bool {
+    name.contains('/') && !name.contains("kubernetes.io/")
+}
+
 /// A node must be found by what it runs on, whoever removed these labels.
 pub fn ensure_required_labels(node: &mut Node, architecture: &str) {
     let labels = node.metadata.labels.get_or_insert_default();
@@ -160,6 +174,18 @@ mod tests {
         let without = initial_node(&NodeConfig { controller_attach_detach: false, ..NodeConfig::new("n") }, "arm64");
         reconcile(&mut existing, &without);
         assert!(existing.metadata.annotations.unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_new_machine_has_none_of_its_predecessors_devices() {
+        let list = [("example.com/gpu", "2"), ("cpu", "4"), ("storage.kubernetes.io/own", "1")]
+            .map(|(name, amount)| (name.to_owned(), ApiQuantity(amount.to_owned())));
+        let mut existing = Node::default();
+        existing.status.get_or_insert_default().capacity = Some(list.into());
+        forget_devices(&mut existing);
+        let capacity = existing.status.unwrap().capacity.unwrap();
+        let amounts: Vec<&str> = capacity.values().map(|amount| amount.0.as_str()).collect();
+        assert_eq!(amounts, ["4", "0", "1"]);
     }
 
     #[test]

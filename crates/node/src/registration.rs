@@ -5,7 +5,10 @@ use std::time::Duration;
 use apiserver::{ApiError, ApiServer};
 use pod::api::Node;
 
-use crate::{object::reconcile, patch::status_patch};
+use crate::{
+    object::{forget_devices, reconcile},
+    patch::status_patch,
+};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(7);
@@ -18,11 +21,11 @@ pub(crate) struct Registered {
 }
 
 /// Tries until it succeeds. `initial` is asked for anew at each try: addresses may have turned up.
-pub(crate) async fn register(api: &ApiServer, initial: impl AsyncFn() -> Node) -> Registered {
+pub(crate) async fn register(api: &ApiServer, initial: impl AsyncFn() -> Node, new_machine: bool) -> Registered {
     let mut pause = FIRST_PAUSE;
     let mut said = String::new();
     loop {
-        match try_register(api, &initial().await).await {
+        match try_register(api, &initial().await, new_machine).await {
             Ok(registered) => {
                 let (node, is_new) = (&registered.node.metadata.name, registered.is_new);
                 tracing::info!(node, is_new, "node is registered");
@@ -42,7 +45,7 @@ pub(crate) async fn register(api: &ApiServer, initial: impl AsyncFn() -> Node) -
     }
 }
 
-async fn try_register(api: &ApiServer, initial: &Node) -> Result<Registered, ApiError> {
+async fn try_register(api: &ApiServer, initial: &Node, new_machine: bool) -> Result<Registered, ApiError> {
     let name = initial.metadata.name.as_deref().unwrap_or_default();
     let refused = match api.create_node(initial).await {
         Ok(node) => return Ok(Registered { node, is_new: true }),
@@ -56,12 +59,15 @@ async fn try_register(api: &ApiServer, initial: &Node) -> Result<Registered, Api
         Err(_) if refused.is_forbidden() => return Err(refused),
         existing => existing?,
     };
-    take_over(api, existing, initial).await
+    take_over(api, existing, initial, new_machine).await
 }
 
-async fn take_over(api: &ApiServer, existing: Node, initial: &Node) -> Result<Registered, ApiError> {
+async fn take_over(api: &ApiServer, existing: Node, initial: &Node, new_machine: bool) -> Result<Registered, ApiError> {
     let mut wanted = existing.clone();
     reconcile(&mut wanted, initial);
+    if new_machine {
+        forget_devices(&mut wanted);
+    }
     let name = initial.metadata.name.as_deref().unwrap_or_default();
     let node = match status_patch(&existing, &wanted, false) {
         None => existing,

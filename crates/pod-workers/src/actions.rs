@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::FutureExt;
+use images::Use;
 use pod::{
     Containers, DesiredPod, ObservedPod, ObservedSandbox,
     api::Container,
@@ -123,7 +124,9 @@ async fn try_start(
     let node = parts.node.borrow().clone();
     let image = container.image.as_deref().unwrap_or_default();
     // Boxed, one after the other: in one piece a start would hold 35 KiB while it waits for the runtime.
-    let image = parts.images.ensure(desired, &start.name, image, container.image_pull_policy.as_deref()).boxed().await;
+    let volumes = image_volumes(parts, desired, &container).boxed().await?;
+    let user = (start.name.as_str(), Use::Container);
+    let image = parts.images.ensure(desired, user, image, container.image_pull_policy.as_deref()).boxed().await;
     let image = image.map_err(|e| Failure { waiting: e.waiting(), retry_after: e.retry_after(), event_sent: false })?;
     let allocatable: ApiList = pod::quantity::to_api_list(&node.allocatable);
     let ips = pod_ips(sandbox, &node.host_ips);
@@ -143,7 +146,7 @@ async fn try_start(
         volume_groups: &setup.volumes.extra_groups,
         devices: &[],
     };
-    let mounts = container_mounts(parts, request, &container, setup, sandbox).boxed().await?;
+    let mounts = container_mounts(parts, request, &container, setup, (sandbox, &volumes)).boxed().await?;
     request.mounts = &mounts;
     if start.kind != Containers::Ephemeral {
         parts.actuated.set_container(&desired.uid, &start.name, resize::effective(desired, &container));
@@ -157,27 +160,26 @@ async fn container_mounts(
     request: StartRequest<'_>,
     container: &Container,
     setup: &Setup,
-    sandbox: &ObservedSandbox,
+    (sandbox, images): (&ObservedSandbox, &BTreeMap<String, String>),
 ) -> Result<Vec<ContainerMount>, Failure> {
-    let images = image_volumes(parts, request.pod, container).await?;
     let expands =
         container.volume_mounts.iter().flatten().any(|m| m.sub_path_expr.as_deref().is_some_and(|e| !e.is_empty()));
     let env = match expands {
         true => Some(parts.runtime.environment(request, container).await.map_err(|e| failure(e.waiting()))?),
         false => None,
     };
-    let vars = env.iter().flat_map(|e| e.iter()).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    // A value that is no text can't be part of a path that the runtime is told.
+    let text = |(k, v): (&str, &[u8])| Some((k.to_owned(), String::from_utf8(v.to_owned()).ok()?));
+    let vars = env.iter().flat_map(|e| e.iter()).filter_map(text).collect();
     let handlers = parts.node.borrow().handlers.clone();
     let mounts = parts.volumes.container_mounts(MountsFor {
         pod: request.pod,
         container,
         volumes: &setup.volumes,
-        images: &images,
+        images,
         recursive_read_only: handlers.iter().any(|h| h.name == sandbox.runtime_handler && h.recursive_read_only_mounts),
         expand: &|text| {
-            pod::env::expand_strict(text, &vars).map_err(|missing| {
-                format!("missing value for {}", missing.iter().map(|m| format!("{m:?}")).collect::<Vec<_>>().join(", "))
-            })
+            pod::env::expand_strict(text, &vars).map_err(|missing| format!("missing value for {}", missing.join(", ")))
         },
     });
     mounts.await.map_err(|e| {
@@ -190,7 +192,7 @@ fn failure(waiting: pod::Waiting) -> Failure {
     Failure { waiting, retry_after: None, event_sent: true }
 }
 
-/// The images that the container mounts as volumes, pulled like its own.
+/// The images that the container mounts as volumes, pulled before its own.
 async fn image_volumes(
     parts: &Parts,
     desired: &DesiredPod,
@@ -203,7 +205,8 @@ async fn image_volumes(
             continue;
         }
         let name = source.reference.as_deref().unwrap_or_default();
-        let image = parts.images.ensure(desired, &container.name, name, source.pull_policy.as_deref()).await;
+        let user = (container.name.as_str(), Use::Volume);
+        let image = parts.images.ensure(desired, user, name, source.pull_policy.as_deref()).await;
         let image =
             image.map_err(|e| Failure { waiting: e.waiting(), retry_after: e.retry_after(), event_sent: false })?;
         pulled.insert(volume.name.clone(), image.image_ref);

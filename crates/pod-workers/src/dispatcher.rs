@@ -12,11 +12,17 @@ use tokio::{
     task::JoinSet,
 };
 
+mod affinity;
 mod leftovers;
 mod preemption;
 mod resizes;
 
-use self::{leftovers::Leftovers, preemption::Preemptions, resizes::Resizes};
+use self::{
+    affinity::FreshNodes,
+    leftovers::Leftovers,
+    preemption::Preemptions,
+    resizes::{Resizes, Resolution, Trigger},
+};
 use crate::{
     inbox::{End, Inbox},
     parts::Parts,
@@ -68,6 +74,7 @@ pub struct Dispatcher {
     resizes: Resizes,
     preemptions: Preemptions,
     leftovers: Leftovers,
+    fresh_nodes: FreshNodes,
     sources_ready: bool,
     ended: Box<dyn Fn(&PodUid) + Send>,
 }
@@ -85,6 +92,7 @@ impl Dispatcher {
             resizes: Resizes::default(),
             preemptions: Preemptions::default(),
             leftovers: Leftovers::default(),
+            fresh_nodes: FreshNodes::default(),
             sources_ready: false,
             ended: Box::new(|_| {}),
         }
@@ -118,10 +126,15 @@ impl Dispatcher {
                     tracing::error!(%error, "a helper of the pod workers ended abnormally");
                 }
                 Some(clean) = self.leftovers.sweep.join_next(), if !self.leftovers.sweep.is_empty() => self.swept(clean),
+                Some(answer) = self.fresh_nodes.answers.join_next(), if !self.fresh_nodes.answers.is_empty() => {
+                    self.node_answered(answer);
+                }
                 Ok(()) = orphans.changed() => {}
                 Ok(()) = node.changed() => self.admit_waiting(),
                 Ok(()) = active.changed() => self.room_has_changed(),
-                () = clock.sleep_until(retry_at.unwrap_or_default()), if retry_at.is_some() => self.retry_resizes(),
+                () = clock.sleep_until(retry_at.unwrap_or_default()), if retry_at.is_some() => {
+                    self.retry_resizes(Trigger::Time);
+                }
                 () = clock.sleep_until(sweep_at.unwrap_or_default()), if sweep_at.is_some() => self.sweep_leftovers(),
             }
             if self.sources_ready {
@@ -139,7 +152,7 @@ impl Dispatcher {
             PodCommand::SourcesReady => {
                 self.sources_ready = true;
                 self.sweep_leftovers();
-                self.retry_resizes();
+                self.retry_resizes(Trigger::Added);
                 self.helpers.spawn(qos::follow(self.parts.view.clone(), self.parts.cgroups.clone()));
             }
             PodCommand::End { uid, cause, grace } => {
@@ -176,10 +189,11 @@ impl Dispatcher {
     fn renew(&mut self, desired: DesiredPod) {
         let uid = desired.uid.clone();
         let refused = self.parts.allocated.get(&uid).is_none();
+        self.note_asked(&desired);
         let mut granted = if refused { desired.clone() } else { self.granted(desired.clone()) };
         if self.wants_anew(&uid) {
             // The worker may not see the new generation before there is a word about its resources.
-            self.retry_resizes();
+            self.retry_resizes(Trigger::Updated);
             granted = self.parts.allocated.read(&uid, |record| record.applied_to(&desired)).unwrap_or(desired);
         }
         let pending = self.pending_resize(&uid);
@@ -190,7 +204,7 @@ impl Dispatcher {
             inbox.resize.pending = pending;
         });
         if frees {
-            self.retry_resizes();
+            self.retry_resizes(Trigger::Resized);
         }
     }
 
@@ -205,6 +219,7 @@ impl Dispatcher {
     fn removed(&mut self, uid: &PodUid) {
         self.unadmitted.retain(|p| p.uid != *uid);
         self.preemptions.forget(uid);
+        self.fresh_nodes.forget(uid);
         self.successors.retain(|_, p| p.uid != *uid);
         if let Some(inbox) = self.workers.get(uid) {
             inbox.send_modify(|inbox| inbox.removed = true);
@@ -216,7 +231,7 @@ impl Dispatcher {
     fn worker_ended(&mut self, uid: &PodUid) {
         let Some(inbox) = self.workers.remove(uid) else { return };
         (self.ended)(uid);
-        self.resizes.forget(uid);
+        self.resizes.settle(uid, Resolution::Terminated, self.parts.clock.wall());
         self.preemptions.forget(uid);
         self.parts.allocated.remove(uid);
         self.parts.actuated.remove(uid);
@@ -249,7 +264,7 @@ impl Dispatcher {
                 None => self.unadmitted.push(desired), // until those that make room for it are gone
             }
         }
-        self.retry_resizes();
+        self.retry_resizes(Trigger::Added);
     }
 
     fn admit(&mut self, desired: &DesiredPod, node: &NodeView) -> Option<Life> {
@@ -263,12 +278,13 @@ impl Dispatcher {
         tracing::warn!(pod = %desired.key, uid = %desired.uid, reason = %refusal.reason, message = %refusal.message, "pod refused");
         let warning = pod::mounts::EventType::Warning;
         self.parts.events.pod(desired, warning, &refusal.reason, &refusal.message);
+        metrics::admission::rejected(&refusal.reason);
         Some(Life::Rejected { reason: refusal.reason, message: refusal.message })
     }
 
     fn room_has_changed(&mut self) {
         if self.unadmitted.is_empty() {
-            self.retry_resizes();
+            self.retry_resizes(Trigger::Ended);
         } else {
             self.admit_waiting();
         }

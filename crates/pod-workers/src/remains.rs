@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use futures::FutureExt;
-use pod::{ContainerState, DesiredPod, ObservedContainer, ObservedPod, ObservedSandbox, PodUid, reason::event};
+use pod::{
+    ContainerId, ContainerState, DesiredPod, ObservedContainer, ObservedPod, ObservedSandbox, PodUid, reason::event,
+};
 use runtime::StopRequest;
 use tokio::sync::watch;
 
@@ -91,7 +93,8 @@ async fn try_remove_to_restart(
     parts: &Parts,
     desired: &DesiredPod,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    // A start may have been cut off midway: only a fresh look shows what it left.
+    parts.runtime.settled(&desired.uid).await;
+    // A start may have been given up midway: only a fresh look shows what it left.
     let observed = parts.pleg.relist(&desired.uid).await?;
     let (_deadline, at_once) = watch::channel(parts.clock.mono());
     for container in pod::restart_all::order(desired, &observed) {
@@ -124,6 +127,10 @@ pub(crate) async fn sweep(parts: Parts, known: HashSet<PodUid>) -> bool {
             clean = false;
         }
     }
-    parts.runtime.sweep_logs(known);
+    let pods = parts.pleg.snapshot();
+    let alive = |id: &ContainerId| {
+        pods.iter().filter_map(|pod| pod.container(id)).any(|container| container.state != ContainerState::Exited)
+    };
+    parts.runtime.sweep_logs(known, alive);
     clean
 }

@@ -25,7 +25,9 @@ use crate::{
 pub(crate) async fn resize(parts: Parts, pod: DesiredPod, sandbox: Option<SandboxId>, plan: ResizePlan) -> Done {
     // What was granted must be known after a crash, or its traces would look like somebody else's.
     parts.allocated.flushed().await;
+    let begun = parts.clock.mono();
     let result = Resizing { parts: &parts, pod: &pod, sandbox: sandbox.as_ref(), plan: &plan }.run().await;
+    metrics::resizes::actuated(parts.clock.mono().since(begun), result.is_ok());
     parts.actuated.flushed().await;
     relist(&parts, &pod).await;
     let enforced = if result.is_err() { enforced(&parts, &pod).await.ok().flatten() } else { None };
@@ -65,7 +67,9 @@ impl Resizing<'_> {
     async fn take(&self, steps: &[Step], limits: &Limits, mut now: PodLimits) -> Result<(), String> {
         for step in steps {
             let part = match step {
-                Step::PodMemory => Limits { memory: limits.memory, ..Limits::default() },
+                Step::PodMemory => {
+                    Limits { memory: limits.memory, unified: limits.unified.clone(), ..Limits::default() }
+                }
                 Step::PodQuota => {
                     Limits { cpu_quota: limits.cpu_quota, cpu_period: limits.cpu_period, ..Limits::default() }
                 }

@@ -32,6 +32,11 @@ pub(crate) fn spec_grace(desired: &DesiredPod) -> Duration {
 
 /// Done when the runtime, asked anew, shows nothing of the pod running.
 pub(crate) async fn terminate(parts: Parts, desired: DesiredPod, deadline: watch::Receiver<Mono>) -> Done {
+    let by = *deadline.borrow();
+    tokio::select! {
+        () = parts.runtime.settled(&desired.uid) => {}
+        () = parts.clock.sleep_until(by) => {} // a start that hangs: what comes of it is stopped when it is seen
+    }
     Done::Terminated(stop_everything(&parts, &desired, deadline).await)
 }
 

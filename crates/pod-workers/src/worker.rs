@@ -199,6 +199,7 @@ impl Worker {
                 self.report.life = Life::Gone;
             }
             Life::Rejected { .. } => {}
+            Life::Gone if self.observed.borrow().is_running() => self.stop_latecomers(),
             Life::Gone => self.clean_up_after_deletion(inbox.removed),
         }
         self.publish();
@@ -325,6 +326,21 @@ impl Worker {
             self.report.life = Life::Terminated;
             self.clean_up(removed);
         }
+    }
+
+    /// A sandbox whose making was cut off may come to be after all. The pod has ended, so that nobody waits for it.
+    fn stop_latecomers(&mut self) {
+        match self.stage {
+            Stage::Working { .. } => return,
+            Stage::Failed { again_at, .. } if again_at > self.parts.clock.mono() => return self.wake_by(again_at),
+            _ => {}
+        }
+        self.begin_stage();
+        let (parts, desired) = (self.parts.clone(), self.desired.clone());
+        self.tasks.spawn(async move {
+            let (_deadline, at_once) = watch::channel(parts.clock.mono());
+            termination::terminate(parts, desired, at_once).await
+        });
     }
 
     fn begin_stage(&mut self) {

@@ -12,8 +12,12 @@ use crate::{
     qos::{QosClass, qos_class},
     quantity::{Amounts, ApiList, amounts},
     resources::{pod_requests, reserved_requests},
+    restart_all,
     sysctl::SysctlPolicy,
 };
+
+/// The reason for which the node's labels alone refuse a pod.
+pub const NODE_AFFINITY: &str = "NodeAffinity";
 
 /// Why a pod is refused. The status shows the message after `Pod was rejected: `, the event shows it as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +47,8 @@ pub struct NodeView {
     pub supplemental_groups_policy: bool,
     /// The kernel enforces AppArmor profiles.
     pub app_armor: bool,
+    /// Features that the node declares in its status.
+    pub declared_features: Vec<String>,
     pub shutting_down: bool,
 }
 
@@ -56,10 +62,28 @@ pub fn admit(candidate: &DesiredPod, active: &[&DesiredPod], node: &NodeView) ->
     supplemental_groups(candidate.spec(), node)?;
     predicates(candidate, &others, node)?;
     app_armor(candidate, node)?;
+    declared_features(candidate, node)?;
     if node.shutting_down {
         return Err(Rejection::new("NodeShutdown", "Pod was rejected as the node is shutting down."));
     }
     Ok(())
+}
+
+/// Of the features that nodes declare, those that a pod can't do without.
+fn declared_features(pod: &DesiredPod, node: &NodeView) -> Result<(), Rejection> {
+    let needed = [
+        ("RestartAllContainersOnContainerExits", restart_all::may_happen(pod)),
+        ("UserNamespacesHostNetworkSupport", pod.host_network() && pod.spec().host_users == Some(false)),
+    ];
+    let missing = |(name, needed): (&'static str, bool)| {
+        (needed && !node.declared_features.iter().any(|declared| declared == name)).then_some(name)
+    };
+    let missing: Vec<&str> = needed.into_iter().filter_map(missing).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let message = format!("Pod requires node features that are not available: {}", missing.join(", "));
+    Err(Rejection::new("PodFeatureUnsupported", message))
 }
 
 /// Under memory pressure alone, only best-effort pods that do not tolerate it are refused; under any other all are.
@@ -115,7 +139,7 @@ fn predicates(pod: &DesiredPod, others: &[&DesiredPod], node: &NodeView) -> Resu
     }
     let spec = pod.spec();
     if !node_affinity::accepts(spec, &node.name, &node.labels) {
-        return Err(failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
+        return Err(failed(NODE_AFFINITY, "node(s) didn't match Pod's node affinity/selector"));
     }
     if spec.node_name.as_deref().is_some_and(|name| !name.is_empty() && name != node.name) {
         return Err(failed("NodeName", "node(s) didn't match the requested node name"));

@@ -4,7 +4,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Replaces `$(NAME)` by `lookup(NAME)`; an unknown name stays as written, `$$` is a literal `$`.
 pub fn expand(input: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
-    expand_with(input, |name| lookup(name).unwrap_or_else(|| format!("$({name})")))
+    let text = |piece| match piece {
+        Piece::Text(text) => text.to_owned(),
+        Piece::Variable(name) => lookup(name).unwrap_or_else(|| format!("$({name})")),
+    };
+    pieces(input).into_iter().map(text).collect()
+}
+
+/// As `expand`, where values may be no text: those of a Secret are any bytes.
+pub fn expand_bytes(input: &str, lookup: impl Fn(&str) -> Option<Vec<u8>>) -> Vec<u8> {
+    let bytes = |piece| match piece {
+        Piece::Text(text) => text.into(),
+        Piece::Variable(name) => lookup(name).unwrap_or_else(|| format!("$({name})").into()),
+    };
+    pieces(input).into_iter().flat_map(bytes).collect()
 }
 
 /// As `expand`, from a map.
@@ -14,50 +27,50 @@ pub fn expand_from(input: &str, vars: &HashMap<String, String>) -> String {
 
 /// For `subPathExpr`: every name must have a value that is not empty. Err: the missing names, sorted.
 pub fn expand_strict(input: &str, vars: &HashMap<String, String>) -> Result<String, Vec<String>> {
-    let missing = std::cell::RefCell::new(BTreeSet::new());
-    let text = expand_with(input, |name| match vars.get(name) {
-        Some(value) if !value.is_empty() => value.clone(),
-        _ => {
-            missing.borrow_mut().insert(name.to_owned());
-            String::new()
-        }
-    });
-    let missing = missing.into_inner();
-    if missing.is_empty() { Ok(text) } else { Err(missing.into_iter().collect()) }
-}
-
-fn expand_with(input: &str, resolve: impl Fn(&str) -> String) -> String {
-    let mut out = String::with_capacity(input.len());
-    let mut rest = input;
-    while let Some(at) = rest.find('$') {
-        let after = &rest[at + 1..];
-        out.push_str(&rest[..at]);
-        let Some(next) = after.chars().next() else {
-            // A last, lonely dollar sign.
-            out.push('$');
-            return out;
-        };
-        match (next, after.find(')')) {
-            ('$', _) => {
-                out.push('$');
-                rest = &after[1..];
-            }
-            ('(', Some(end)) => {
-                out.push_str(&resolve(&after[1..end]));
-                rest = &after[end + 1..];
-            }
-            ('(', None) => {
-                out.push_str("$(");
-                rest = &after[1..];
-            }
-            _ => {
-                out.push('$');
-                out.push(next);
-                rest = &after[next.len_utf8()..];
-            }
+    let (mut out, mut missing) = (String::new(), BTreeSet::new());
+    for piece in pieces(input) {
+        match piece {
+            Piece::Text(text) => out.push_str(text),
+            Piece::Variable(name) => match vars.get(name).filter(|value| !value.is_empty()) {
+                Some(value) => out.push_str(value),
+                None => _ = missing.insert(name.to_owned()),
+            },
         }
     }
-    out.push_str(rest);
+    if missing.is_empty() { Ok(out) } else { Err(missing.into_iter().collect()) }
+}
+
+#[derive(Clone, Copy)]
+enum Piece<'a> {
+    Text(&'a str),
+    Variable(&'a str),
+}
+
+fn pieces(input: &str) -> Vec<Piece<'_>> {
+    let mut out = Vec::new();
+    let mut rest = input;
+    while let Some(at) = rest.find('$') {
+        let (before, from_sign) = rest.split_at(at);
+        out.push(Piece::Text(before));
+        let after = &from_sign[1..];
+        rest = match (after.chars().next(), after.find(')')) {
+            (Some('$'), _) => {
+                out.push(Piece::Text("$"));
+                &after[1..]
+            }
+            (Some('('), Some(end)) => {
+                out.push(Piece::Variable(&after[1..end]));
+                &after[end + 1..]
+            }
+            // Neither an escape nor a name: as it stands.
+            (next, _) => {
+                let (sign, after) = from_sign.split_at(1 + next.map_or(0, char::len_utf8));
+                out.push(Piece::Text(sign));
+                after
+            }
+        };
+    }
+    out.push(Piece::Text(rest));
     out
 }
 

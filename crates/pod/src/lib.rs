@@ -11,6 +11,7 @@ pub mod env;
 pub mod fields;
 pub mod hash;
 pub mod ids;
+pub mod memory_qos;
 pub mod mounts;
 pub mod names;
 pub mod node_affinity;

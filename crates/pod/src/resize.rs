@@ -2,11 +2,13 @@
 //! (allocated) and what was last handed to runtime and kernel (actuated). The pod that a worker sees carries the
 //! allocated ones; these rules say how one version becomes the next.
 
+mod asked;
 mod plan;
 mod record;
 mod steps;
 mod words;
 
+pub use asked::{asked, priority_bucket};
 pub use plan::{ContainerUpdate, Given, ResizeInput, ResizePlan, effective, in_progress, plan};
 pub use record::{PodResources, RecordError, Records, decode, encode};
 pub use steps::{MemoryUse, PodLimits, Shrinking, Step, shrinking, steps, too_small};

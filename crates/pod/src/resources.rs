@@ -196,10 +196,6 @@ pub struct PodCgroup {
 pub fn pod_cgroup(desired: &DesiredPod, enforce_cpu_limits: bool, period_us: i64) -> PodCgroup {
     let spec = desired.spec();
     let (requests, limits) = (pod_requests(spec), pod_limits(spec));
-    let all_limited = |name: &str| {
-        let containers = || spec.init_containers.iter().flatten().chain(&spec.containers);
-        containers().all(|c| !container_limit(c, name).is_zero()) || !pod_level_limit(spec, name).is_zero()
-    };
     let get = |list: &Amounts, name: &str| list.get(name).copied().unwrap_or_default();
     let quota = if enforce_cpu_limits { cpu_quota(get(&limits, "cpu").milli_value(), period_us) } else { -1 };
     let memory = get(&limits, "memory").value();
@@ -214,12 +210,18 @@ pub fn pod_cgroup(desired: &DesiredPod, enforce_cpu_limits: bool, period_us: i64
         },
         QosClass::Burstable => PodCgroup {
             cpu_shares: shares,
-            cpu_quota: all_limited("cpu").then_some((quota, period_us)),
-            memory_limit: all_limited("memory").then_some(memory),
+            cpu_quota: all_limited(spec, "cpu").then_some((quota, period_us)),
+            memory_limit: all_limited(spec, "memory").then_some(memory),
             huge_pages,
         },
         QosClass::BestEffort => PodCgroup { cpu_shares: MIN_SHARES, huge_pages, ..PodCgroup::default() },
     }
+}
+
+/// Whether the sum of limits is the pod's limit.
+pub fn all_limited(spec: &PodSpec, name: &str) -> bool {
+    let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    containers.all(|c| !container_limit(c, name).is_zero()) || !pod_level_limit(spec, name).is_zero()
 }
 
 fn pod_level_limit(spec: &PodSpec, name: &str) -> Quantity {

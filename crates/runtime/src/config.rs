@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use host::RootDir;
 
-use crate::resources::ResourceRules;
+use crate::{resources::ResourceRules, user_ids::UserIds};
 
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
@@ -19,8 +19,7 @@ pub struct RuntimeConfig {
     /// Paths of this machine to mask besides the fixed ones.
     pub masked_paths: Vec<String>,
     pub selinux: bool,
-    /// userNamespaces.idsPerPod.
-    pub ids_per_pod: u32,
+    pub user_ids: UserIds,
 }
 
 impl RuntimeConfig {
@@ -35,7 +34,7 @@ impl RuntimeConfig {
             resources: ResourceRules::default(),
             masked_paths: Vec::new(),
             selinux: false,
-            ids_per_pod: 65_536,
+            user_ids: UserIds::default(),
         }
     }
 

@@ -17,6 +17,7 @@ use pod::{
 use crate::{
     config::RuntimeConfig,
     env::Environment,
+    error::RuntimeError,
     names, resources,
     sandbox_config::identity,
     security::{self, SecurityDefaults, SecurityError},
@@ -54,9 +55,12 @@ pub fn container_config(
     container: &Container,
     input: ContainerInput,
     config: &RuntimeConfig,
-) -> Result<ContainerConfig, SecurityError> {
+) -> Result<ContainerConfig, RuntimeError> {
     security::verify_non_root(pod, container, &input.image.user)?;
-    let expand = |list: &Option<Vec<String>>| list.iter().flatten().map(|t| input.env.expand(t)).collect();
+    let expand = |list: &Option<Vec<String>>| {
+        let texts = list.iter().flatten().map(|text| input.env.expand(text));
+        texts.collect::<Option<Vec<String>>>().ok_or(RuntimeError::NoText)
+    };
     let envs = input.env.iter().map(|(key, value)| KeyValue { key: key.to_owned(), value: value.into() });
     Ok(ContainerConfig {
         metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: input.restart_count }),
@@ -65,11 +69,11 @@ pub fn container_config(
             user_specified_image: container.image.clone().unwrap_or_default(),
             ..ImageSpec::default()
         }),
-        command: expand(&container.command),
-        args: expand(&container.args),
+        command: expand(&container.command)?,
+        args: expand(&container.args)?,
         working_dir: container.working_dir.clone().unwrap_or_default(),
         envs: envs.collect(),
-        mounts: input.mounts.iter().map(|m| mount(m, &input.userns, config.selinux)).collect(),
+        mounts: input.mounts.iter().map(|m| mount(pod, m, &input.userns, config.selinux)).collect(),
         devices: input.devices.iter().map(device).collect(),
         labels: container_labels(pod, container),
         annotations: annotations(pod, container, input.restart_count),
@@ -145,7 +149,7 @@ fn device(d: &ContainerDevice) -> Device {
     }
 }
 
-fn mount(m: &ContainerMount, userns: &UserNamespace, selinux: bool) -> Mount {
+fn mount(pod: &DesiredPod, m: &ContainerMount, userns: &UserNamespace, selinux: bool) -> Mount {
     let propagation = match m.propagation {
         Propagation::Private => MountPropagation::PropagationPrivate,
         Propagation::HostToContainer => MountPropagation::PropagationHostToContainer,
@@ -160,9 +164,20 @@ fn mount(m: &ContainerMount, userns: &UserNamespace, selinux: bool) -> Mount {
         uid_mappings: userns.uids.clone(),
         gid_mappings: userns.gids.clone(),
         recursive_read_only: m.recursive_read_only,
-        image: m.image.clone().map(|image| ImageSpec { image, ..ImageSpec::default() }),
+        image: m.image.clone().map(|image| image_volume(pod, &m.name, image)),
         image_sub_path: m.image_sub_path.clone(),
         ..Mount::default()
+    }
+}
+
+/// An image volume as the spec names it; the image goes by what the runtime calls it.
+fn image_volume(pod: &DesiredPod, volume: &str, image: String) -> ImageSpec {
+    let source = pod.spec().volumes.iter().flatten().find(|v| v.name == volume).and_then(|v| v.image.as_ref());
+    ImageSpec {
+        image,
+        user_specified_image: source.and_then(|s| s.reference.clone()).unwrap_or_default(),
+        annotations: pod.pod.metadata.annotations.clone().unwrap_or_default(),
+        ..ImageSpec::default()
     }
 }
 
@@ -286,9 +301,14 @@ mod tests {
             ..volume.clone()
         };
         let mounts = [volume, image];
-        let got: Vec<_> = mounts.iter().map(|m| mount(m, &UserNamespace::default(), false)).collect();
+        let desired = pod("web", |s| {
+            s.volumes =
+                serde_json::from_value(serde_json::json!([{"name": "v", "image": {"reference": "r/i:1"}}])).unwrap();
+        });
+        let got: Vec<_> = mounts.iter().map(|m| mount(&desired, m, &UserNamespace::default(), false)).collect();
         assert!(got[0].readonly && got[0].recursive_read_only && !got[0].selinux_relabel);
         assert_eq!(got[0].propagation, MountPropagation::PropagationHostToContainer as i32);
         assert_eq!((got[1].image.clone().unwrap().image.as_str(), got[1].host_path.as_str()), ("sha256:i", ""));
+        assert_eq!(got[1].image.as_ref().unwrap().user_specified_image, "r/i:1");
     }
 }

@@ -3,33 +3,31 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    path::PathBuf,
     sync::Arc,
 };
 
 use pod::{
     DesiredPod,
     api::{ConfigMap, Container, EnvVar, EnvVarSource, FileKeySelector, Secret},
-    env::{ServiceEnv, expand, service_env},
+    env::{ServiceEnv, expand_bytes, service_env},
     fields::{self, Addresses, FieldError},
     quantity::ApiList,
 };
 
 use crate::env_file::{self, EnvFileError};
 
-/// Names and values. Some values are secrets: Debug shows names only.
+/// Names and values, which may be any bytes. Some values are secrets: Debug shows names only.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Environment(BTreeMap<String, String>);
+pub struct Environment(BTreeMap<String, Vec<u8>>);
 
 impl Environment {
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
     }
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
-    }
-    /// `$(NAME)` references replaced.
-    pub fn expand(&self, text: &str) -> String {
-        expand(text, |name| self.0.get(name).cloned())
+    /// `$(NAME)` references replaced. None: what came of it is no text.
+    pub fn expand(&self, text: &str) -> Option<String> {
+        String::from_utf8(expand_bytes(text, |name| self.0.get(name).cloned())).ok()
     }
 }
 
@@ -39,7 +37,7 @@ impl fmt::Debug for Environment {
     }
 }
 
-impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
+impl<K: Into<String>, V: Into<Vec<u8>>> FromIterator<(K, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
         Self(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
     }
@@ -63,7 +61,14 @@ pub enum EnvError {
     #[error("couldn't parse env file")]
     File(#[from] EnvFileError),
     #[error("environment variable key {key:?} not found in file {file:?}")]
-    FileKeyMissing { key: String, file: String },
+    FileKeyMissing { key: String, file: PathBuf },
+}
+
+/// A file of variables, and where it lies on the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EnvFile {
+    pub path: PathBuf,
+    pub content: String,
 }
 
 /// A volume, and a file in it.
@@ -112,8 +117,8 @@ fn file_ref(selector: &FileKeySelector) -> FileRef {
 pub struct Referents {
     pub config_maps: BTreeMap<String, Arc<ConfigMap>>,
     pub secrets: BTreeMap<String, Arc<Secret>>,
-    /// Content of the files of existing volumes.
-    pub files: BTreeMap<FileRef, String>,
+    /// Of existing volumes.
+    pub files: BTreeMap<FileRef, EnvFile>,
 }
 
 #[derive(Clone, Copy)]
@@ -130,14 +135,17 @@ pub struct EnvInput<'a> {
 pub fn environment(input: &EnvInput) -> Result<Environment, EnvError> {
     let links = input.pod.spec().enable_service_links.unwrap_or(true);
     let services = service_env(input.services, &input.pod.key.namespace, links);
+    let services: BTreeMap<String, Vec<u8>> = services.into_iter().map(|(name, value)| (name, value.into())).collect();
     let mut env = BTreeMap::new();
     add_env_from(input, &mut env)?;
     for var in input.container.env.as_deref().unwrap_or_default() {
         let plain = var.value.as_deref().unwrap_or_default();
         let value = match &var.value_from {
-            _ if !plain.is_empty() => Some(expand(plain, |name| env.get(name).or_else(|| services.get(name)).cloned())),
+            _ if !plain.is_empty() => {
+                Some(expand_bytes(plain, |name| env.get(name).or_else(|| services.get(name)).cloned()))
+            }
             Some(source) => from_source(input, source)?,
-            None => Some(String::new()),
+            None => Some(Vec::new()),
         };
         if let Some(value) = value {
             env.insert(var.name.clone(), value);
@@ -149,14 +157,14 @@ pub fn environment(input: &EnvInput) -> Result<Environment, EnvError> {
     Ok(Environment(env))
 }
 
-fn add_env_from(input: &EnvInput, env: &mut BTreeMap<String, String>) -> Result<(), EnvError> {
+fn add_env_from(input: &EnvInput, env: &mut BTreeMap<String, Vec<u8>>) -> Result<(), EnvError> {
     for from in input.container.env_from.as_deref().unwrap_or_default() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
         if let Some(reference) = &from.config_map_ref {
             match input.referents.config_maps.get(&reference.name) {
                 Some(map) => {
                     let data = map.data.iter().flatten();
-                    env.extend(data.map(|(key, value)| (format!("{prefix}{key}"), value.clone())));
+                    env.extend(data.map(|(key, value)| (format!("{prefix}{key}"), value.clone().into())));
                 }
                 None if reference.optional == Some(true) => {}
                 None => return Err(EnvError::ConfigMapMissing(reference.name.clone())),
@@ -165,7 +173,7 @@ fn add_env_from(input: &EnvInput, env: &mut BTreeMap<String, String>) -> Result<
             match input.referents.secrets.get(&reference.name) {
                 Some(secret) => {
                     let data = secret.data.iter().flatten();
-                    env.extend(data.map(|(key, value)| (format!("{prefix}{key}"), text(&value.0))));
+                    env.extend(data.map(|(key, value)| (format!("{prefix}{key}"), value.0.clone())));
                 }
                 None if reference.optional == Some(true) => {}
                 None => return Err(EnvError::SecretMissing(reference.name.clone())),
@@ -176,19 +184,19 @@ fn add_env_from(input: &EnvInput, env: &mut BTreeMap<String, String>) -> Result<
 }
 
 /// None: optional and absent, so the variable is not set at all.
-fn from_source(input: &EnvInput, source: &EnvVarSource) -> Result<Option<String>, EnvError> {
+fn from_source(input: &EnvInput, source: &EnvVarSource) -> Result<Option<Vec<u8>>, EnvError> {
     let namespace = || input.pod.key.namespace.to_string();
     if let Some(selector) = &source.field_ref {
-        return Ok(Some(fields::env_field(input.pod, selector, input.addresses)?));
+        return Ok(Some(fields::env_field(input.pod, selector, input.addresses)?.into()));
     }
     if let Some(selector) = &source.resource_field_ref {
         let spec = input.pod.spec();
         let limits = fields::limits_stand_in(spec, input.allocatable);
-        return Ok(Some(fields::resource_field(spec, selector, Some(input.container), &limits)?));
+        return Ok(Some(fields::resource_field(spec, selector, Some(input.container), &limits)?.into()));
     }
     if let Some(r) = &source.config_map_key_ref {
         let map = input.referents.config_maps.get(&r.name);
-        let value = map.and_then(|m| m.data.as_ref()?.get(&r.key).cloned());
+        let value = map.and_then(|m| m.data.as_ref()?.get(&r.key).cloned()).map(String::into_bytes);
         return present(value, r.optional, || match map {
             None => EnvError::ConfigMapMissing(r.name.clone()),
             Some(_) => {
@@ -198,7 +206,7 @@ fn from_source(input: &EnvInput, source: &EnvVarSource) -> Result<Option<String>
     }
     if let Some(r) = &source.secret_key_ref {
         let secret = input.referents.secrets.get(&r.name);
-        let value = secret.and_then(|s| s.data.as_ref()?.get(&r.key).map(|v| text(&v.0)));
+        let value = secret.and_then(|s| s.data.as_ref()?.get(&r.key).map(|v| v.0.clone()));
         return present(value, r.optional, || match secret {
             None => EnvError::SecretMissing(r.name.clone()),
             Some(_) => EnvError::SecretKeyMissing { namespace: namespace(), name: r.name.clone(), key: r.key.clone() },
@@ -206,33 +214,29 @@ fn from_source(input: &EnvInput, source: &EnvVarSource) -> Result<Option<String>
     }
     match &source.file_key_ref {
         Some(selector) => from_file(input, selector),
-        None => Ok(Some(String::new())),
+        None => Ok(Some(Vec::new())),
     }
 }
 
-fn from_file(input: &EnvInput, selector: &FileKeySelector) -> Result<Option<String>, EnvError> {
-    let content = input.referents.files.get(&file_ref(selector));
-    let content = content.ok_or_else(|| EnvError::VolumeMissing(selector.volume_name.clone()))?;
-    let value = env_file::value(content, &selector.key)?.filter(|v| !v.is_empty());
-    present(value, selector.optional, || EnvError::FileKeyMissing {
+fn from_file(input: &EnvInput, selector: &FileKeySelector) -> Result<Option<Vec<u8>>, EnvError> {
+    let file = input.referents.files.get(&file_ref(selector));
+    let file = file.ok_or_else(|| EnvError::VolumeMissing(selector.volume_name.clone()))?;
+    let value = env_file::value(&file.content, &selector.key)?.filter(|v| !v.is_empty());
+    present(value.map(String::into_bytes), selector.optional, || EnvError::FileKeyMissing {
         key: selector.key.clone(),
-        file: selector.path.clone(),
+        file: file.path.clone(),
     })
 }
 
 fn present(
-    value: Option<String>,
+    value: Option<Vec<u8>>,
     optional: Option<bool>,
     missing: impl FnOnce() -> EnvError,
-) -> Result<Option<String>, EnvError> {
+) -> Result<Option<Vec<u8>>, EnvError> {
     match value {
         None if optional != Some(true) => Err(missing()),
         value => Ok(value),
     }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 #[cfg(test)]

@@ -19,12 +19,21 @@ impl World {
         let referents = Referents {
             config_maps: [("cm".to_owned(), Arc::new(config))].into(),
             secrets: [("sec".to_owned(), Arc::new(secret))].into(),
-            files: [(FileRef { volume: "v".into(), path: "a.env".into() }, "KEY='from file'\n".to_owned())].into(),
+            files: [(
+                FileRef { volume: "v".into(), path: "a.env".into() },
+                EnvFile { path: "/pods/1/v/a.env".into(), content: "KEY='from file'\n".to_owned() },
+            )]
+            .into(),
         };
         Self { env, env_from, referents, services: Vec::new() }
     }
 
     fn get(&self) -> Result<BTreeMap<String, String>, String> {
+        let text = |(name, value)| (name, String::from_utf8(value).unwrap());
+        self.bytes().map(|e| e.into_iter().map(text).collect())
+    }
+
+    fn bytes(&self) -> Result<BTreeMap<String, Vec<u8>>, String> {
         let desired = pod("web", |s| {
             s.containers[0].env = serde_json::from_value(self.env.clone()).unwrap();
             s.containers[0].env_from = serde_json::from_value(self.env_from.clone()).unwrap();
@@ -92,7 +101,7 @@ fn what_is_missing_is_named_unless_it_is_optional() {
         (json!({"secretKeyRef": {"name": "sec", "key": "k"}}), "couldn't find key k in Secret ns/sec"),
         (
             json!({"fileKeyRef": {"volumeName": "v", "path": "a.env", "key": "k"}}),
-            "environment variable key \"k\" not found in file \"a.env\"",
+            "environment variable key \"k\" not found in file \"/pods/1/v/a.env\"",
         ),
     ];
     for (mut source, text) in cases {
@@ -123,6 +132,21 @@ fn services_fill_in_behind_the_containers_own_variables() {
         (got["DB_SERVICE_HOST"].as_str(), got["P"].as_str(), got["DB_SERVICE_PORT"].as_str()),
         ("me", "5432", "5432")
     );
+}
+
+#[test]
+fn what_a_secret_holds_arrives_byte_by_byte() {
+    let env = json!([
+        {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "raw", "key": "key"}}},
+        {"name": "TWICE", "value": "$(KEY)$(KEY)"},
+    ]);
+    let mut world = World::new(env, json!([{"secretRef": {"name": "raw"}}]));
+    let secret: Secret = serde_json::from_value(json!({"data": {"key": "/wA="}})).unwrap();
+    world.referents.secrets.insert("raw".to_owned(), Arc::new(secret));
+    let got = world.bytes().unwrap();
+    assert_eq!((&got["key"], &got["KEY"], &got["TWICE"]), (&vec![255, 0], &vec![255, 0], &vec![255, 0, 255, 0]));
+    let env = Environment(got);
+    assert_eq!((env.expand("$(KEY)"), env.expand("$(NO)")), (None, Some("$(NO)".to_owned())));
 }
 
 #[test]

@@ -42,6 +42,9 @@ pub enum RuntimeError {
     Security(#[from] SecurityError),
     #[error(transparent)]
     Files(#[from] FilesError),
+    /// The protocol of the runtime has texts there.
+    #[error("command or args are not valid UTF-8 once the environment's values are in them")]
+    NoText,
     #[error("{}", .0.message)]
     CreateContainer(CriError),
     #[error("{}", .0.message)]
@@ -68,7 +71,7 @@ impl RuntimeError {
     pub fn waiting(&self) -> Waiting {
         use RuntimeError as E;
         let reason = match self {
-            E::CreateContainer(_) => reason::CREATE_CONTAINER_ERROR,
+            E::NoText | E::CreateContainer(_) => reason::CREATE_CONTAINER_ERROR,
             E::StartContainer(_) => reason::RUN_CONTAINER_ERROR,
             E::PostStart(_) => reason::POST_START_HOOK_ERROR,
             E::SandboxConfig { .. } | E::RuntimeClass { .. } | E::RunSandbox(_) => reason::CONTAINER_CREATING,
@@ -92,7 +95,7 @@ impl RuntimeError {
     /// Label `code` of kubelet_started_containers_errors_total.
     pub(crate) fn code(&self) -> &'static str {
         match self {
-            RuntimeError::CreateContainer(_) => reason::CREATE_CONTAINER_ERROR,
+            RuntimeError::NoText | RuntimeError::CreateContainer(_) => reason::CREATE_CONTAINER_ERROR,
             RuntimeError::StartContainer(_) => reason::RUN_CONTAINER_ERROR,
             RuntimeError::PostStart(_) => reason::POST_START_HOOK_ERROR,
             _ => reason::CREATE_CONTAINER_CONFIG_ERROR,

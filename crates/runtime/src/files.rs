@@ -10,7 +10,7 @@ use std::{
 
 use host::{HostError, RootDir, root_dir::make_dir};
 use pod::{
-    DesiredPod, ObservedContainer, PodKey, PodUid,
+    ContainerId, DesiredPod, ObservedContainer, PodKey, PodUid,
     api::Container,
     mounts::{ContainerMount, Propagation},
 };
@@ -173,8 +173,8 @@ pub fn remove_pod_logs(root: &RootDir, key: &PodKey, uid: &PodUid) {
     }
 }
 
-/// Log directories of pods that `is_known` does not know, then links that lead nowhere.
-pub fn sweep_logs(root: &RootDir, is_known: impl Fn(&PodUid) -> bool) {
+/// Log directories of pods that `is_known` does not know, then links of dead containers that lead nowhere.
+pub fn sweep_logs(root: &RootDir, is_known: impl Fn(&PodUid) -> bool, is_alive: impl Fn(&ContainerId) -> bool) {
     for dir in entries(root.pod_logs()) {
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let uid = name.rsplit_once('_').map(|(_, uid)| PodUid::new(uid));
@@ -186,7 +186,12 @@ pub fn sweep_logs(root: &RootDir, is_known: impl Fn(&PodUid) -> bool) {
     }
     for link in entries(root.container_logs()) {
         let dangles = fs::symlink_metadata(&link).is_ok_and(|m| m.is_symlink()) && !link.exists();
-        if dangles && let Err(e) = remove(&link) {
+        // In the middle of a rotation the log of a living container isn't there for a moment.
+        let alive = || names::container_of_link(&link).is_some_and(|id| is_alive(&id));
+        if dangles
+            && !alive()
+            && let Err(e) = remove(&link)
+        {
             tracing::warn!(error = %e, "can't remove a dangling log link");
         }
     }
@@ -200,7 +205,7 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
 mod tests {
     use super::*;
     use crate::fixture::pod;
-    use pod::{ContainerId, ContainerState, SandboxId, api::VolumeMount};
+    use pod::{ContainerState, SandboxId, api::VolumeMount};
 
     fn root() -> (tempfile::TempDir, RootDir) {
         let dir = tempfile::tempdir().unwrap();
@@ -290,17 +295,22 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_keeps_known_pods_and_links_that_lead_somewhere() {
+    fn a_sweep_keeps_known_pods_and_links_that_lead_somewhere_or_will() {
         let (_dir, root) = root();
+        let key = PodKey::new("ns", "web");
+        let link = |id: &str| names::log_symlink(root.container_logs(), &key, "app", &ContainerId::new(id));
+        fs::create_dir_all(root.container_logs()).unwrap();
         for uid in ["known", "gone"] {
-            let dir = root.container_log(&PodKey::new("ns", "web"), &PodUid::new(uid), "app");
+            let dir = root.container_log(&key, &PodUid::new(uid), "app");
             fs::create_dir_all(&dir).unwrap();
-            fs::create_dir_all(root.container_logs()).unwrap();
             fs::write(dir.join("0.log"), "").unwrap();
-            link_log(&dir.join("0.log"), &root.container_logs().join(uid));
+            link_log(&dir.join("0.log"), &link(uid));
         }
-        sweep_logs(&root, |uid| uid.as_str() == "known");
-        assert_eq!(entries(root.container_logs()), [root.container_logs().join("known")]);
+        symlink("/being/rotated.log", link("alive")).unwrap();
+        sweep_logs(&root, |uid| uid.as_str() == "known", |id| id.as_str() == "alive");
+        let mut left = entries(root.container_logs());
+        left.sort();
+        assert_eq!(left, [link("alive"), link("known")]);
         assert_eq!(entries(root.pod_logs()).len(), 1);
     }
 }

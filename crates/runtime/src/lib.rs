@@ -25,6 +25,8 @@ pub mod sandbox_config;
 pub mod security;
 mod start;
 mod stop;
+mod uncut;
+pub mod user_ids;
 pub mod userns;
 
 pub use config::RuntimeConfig;

@@ -32,6 +32,12 @@ pub fn log_symlink(root: &Path, key: &PodKey, container: &str, id: &ContainerId)
     root.join(name + SUFFIX)
 }
 
+/// Whose log it is. None: too long a name has cut the id off.
+pub fn container_of_link(link: &Path) -> Option<ContainerId> {
+    let (_, id) = link.file_name()?.to_str()?.strip_suffix(".log")?.rsplit_once('-')?;
+    Some(ContainerId::new(id))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@ use api_types::runtime::v1::{HugepageLimit, LinuxContainerResources};
 use pod::{
     DesiredPod,
     api::{Container, PodSpec},
+    memory_qos::{self, MemoryQos},
     qos::{QosClass, qos_class},
     quantity::{Amounts, ApiList, Quantity},
     resources,
@@ -35,14 +36,6 @@ pub enum SwapBehavior {
     #[default]
     NoSwap,
     LimitedSwap,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct MemoryQos {
-    /// memoryReservationPolicy TieredReservation: requests are protected.
-    pub tiered_reservation: bool,
-    /// Sets memory.high at this share of the way from request to limit.
-    pub throttling_factor: Option<f64>,
 }
 
 impl Default for ResourceRules {
@@ -215,12 +208,12 @@ fn set_memory_qos(
     } else {
         set("memory.low", request.to_string());
     }
-    if let Some(high) = qos.throttling_factor.and_then(|f| memory_high(pod, container, f, allocatable)) {
+    if let Some(high) = qos.throttling_factor.and_then(|f| throttled_at(pod, container, f, allocatable)) {
         set("memory.high", high.to_string());
     }
 }
 
-fn memory_high(pod: &DesiredPod, container: &Container, factor: f64, allocatable: i64) -> Option<i64> {
+fn throttled_at(pod: &DesiredPod, container: &Container, factor: f64, allocatable: i64) -> Option<i64> {
     let (request, limit) = (memory(container, Side::Requests), memory(container, Side::Limits));
     let pod_limits = pod.spec().resources.as_ref().and_then(|r| r.limits.as_ref());
     let pod_throttles = limit == 0 && pod_limits.is_some_and(|l| l.contains_key("memory"));
@@ -228,13 +221,7 @@ fn memory_high(pod: &DesiredPod, container: &Container, factor: f64, allocatable
         return None;
     }
     let ceiling = if limit != 0 { limit } else { allocatable };
-    if ceiling == 0 {
-        return None;
-    }
-    let page = rustix::param::page_size() as f64;
-    let high = request as f64 + (ceiling as f64 - request as f64) * factor;
-    let high = ((high / page).floor() * page) as i64;
-    (high > request).then_some(high)
+    memory_qos::memory_high(request, ceiling, factor, rustix::param::page_size())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::{
     error::{Result, RuntimeError},
     files,
     gate::Gate,
+    uncut::Uncut,
     names::pod_text,
     sandbox_config::{SandboxConfigError, SandboxInput, sandbox_config},
     userns::{self, UsernsError},
@@ -54,13 +55,21 @@ pub(crate) struct Shared {
     /// Held while a pod is given its range of ids.
     userns: Mutex<()>,
     sandboxes: Gate,
+    pub starts: Arc<Uncut>,
 }
 
 impl Runtime {
     pub fn new(parts: RuntimeParts, config: RuntimeConfig) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let sandboxes = Gate::for_cores(cores);
-        Self { shared: Arc::new(Shared { parts, config, userns: Mutex::new(()), sandboxes }) }
+        let (userns, starts) = (Mutex::new(()), Arc::default());
+        Self { shared: Arc::new(Shared { parts, config, userns, sandboxes, starts }) }
+    }
+
+    /// Returns when no container of the pod is being created or started any more, not even for somebody who has given
+    /// that up.
+    pub async fn settled(&self, pod: &PodUid) {
+        self.shared.starts.settled(pod).await;
     }
 
     pub(crate) fn parts(&self) -> &RuntimeParts {
@@ -141,7 +150,7 @@ impl Runtime {
             return Err(UsernsError::Unsupported { handler: handler.to_owned() }.into());
         }
         let _one_at_a_time = self.shared.userns.lock().await;
-        Ok(userns::of_pod(&self.config().root, &pod.uid, self.config().ids_per_pod)?)
+        Ok(userns::of_pod(&self.config().root, &pod.uid, &self.config().user_ids)?)
     }
 
     /// The node's resolv.conf is read anew each time: it changes under a running agent.
@@ -214,8 +223,8 @@ impl Runtime {
     }
 
     /// Removes the logs of pods that are gone, and links to logs that are.
-    pub fn sweep_logs(&self, is_known: impl Fn(&PodUid) -> bool) {
-        files::sweep_logs(&self.config().root, is_known);
+    pub fn sweep_logs(&self, is_known: impl Fn(&PodUid) -> bool, is_alive: impl Fn(&ContainerId) -> bool) {
+        files::sweep_logs(&self.config().root, is_known, is_alive);
     }
 
     /// The least time that a container is given to end by itself.

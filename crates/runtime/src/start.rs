@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::{
     container_config::{ContainerDevice, ContainerInput, container_config},
     counters,
-    env::{EnvError, EnvInput, Environment, FileRef, References, Referents, environment},
+    env::{EnvError, EnvFile, EnvInput, Environment, FileRef, References, Referents, environment},
     env_file::EnvFileError,
     error::{Result, RuntimeError},
     files,
@@ -102,12 +102,15 @@ impl Runtime {
         let config = container_config(pod, &container, input, self.config())?;
         files::make_log_dir(&self.config().root.container_log(&pod.key, &pod.uid, name))?;
         let log_path = config.log_path.clone();
-        let cri = &self.parts().cri;
-        let created = cri.create_container(&request.sandbox.id, config, sandbox.clone()).await;
+        let (cri, sandbox_id, with) = (self.parts().cri.clone(), request.sandbox.id.clone(), sandbox.clone());
+        let create = async move { cri.create_container(&sandbox_id, config, with).await };
+        let created = self.shared.starts.run(&pod.uid, create).await;
         let id = created.map_err(RuntimeError::CreateContainer)?;
         self.event(request, EventType::Normal, event::CREATED, "Container created");
         // Error texts name the container, not its id, so that the next failure repeats this event.
-        cri.start_container(&id).await.map_err(|mut e| {
+        let (cri, container_id) = (self.parts().cri.clone(), id.clone());
+        let started = self.shared.starts.run(&pod.uid, async move { cri.start_container(&container_id).await }).await;
+        started.map_err(|mut e| {
             e.message = e.message.replace(id.as_str(), name);
             RuntimeError::StartContainer(e)
         })?;
@@ -169,26 +172,32 @@ impl Runtime {
             keep(&mut out.secrets, name, objects.secret(namespace, name).await)?;
         }
         for file in &refs.files {
-            if let Some(content) = self.env_file(pod, file)? {
-                out.files.insert(file.clone(), content);
+            if let Some(read) = self.env_file(pod, file)? {
+                out.files.insert(file.clone(), read);
             }
         }
         Ok(out)
     }
 
-    /// Env files live in emptyDir volumes, which containers may write: nothing outside the volume is ever opened.
-    fn env_file(&self, pod: &DesiredPod, file: &FileRef) -> Result<Option<String>> {
+    /// Env files live in emptyDir volumes, which containers may write: nothing outside the volume is ever opened. A
+    /// volume that no container mounts is never made, and so has none.
+    fn env_file(&self, pod: &DesiredPod, file: &FileRef) -> Result<Option<EnvFile>> {
         let is_volume = |v: &&pod::api::Volume| v.name == file.volume && v.empty_dir.is_some();
         if !pod.spec().volumes.iter().flatten().any(|v| is_volume(&v)) {
             return Ok(None);
         }
         let dir = self.config().root.pod_volume(&pod.uid, "kubernetes.io/empty-dir", &file.volume);
-        let read = Dir::open(&dir).and_then(|d| d.read(Path::new(&file.path), MAX_ENV_FILE));
+        let volume = match Dir::open(&dir) {
+            Err(e) if e.is_not_found() => return Ok(None),
+            opened => opened,
+        };
+        let read = volume.and_then(|d| d.read(Path::new(&file.path), MAX_ENV_FILE));
         let content = read.map_err(|e| {
             tracing::warn!(pod = %pod.key, path = file.path, error = %e, "can't read an env file");
             EnvError::File(EnvFileError::Unreadable(e.to_string()))
         })?;
-        Ok(Some(String::from_utf8_lossy(&content).into_owned()))
+        let content = String::from_utf8_lossy(&content).into_owned();
+        Ok(Some(EnvFile { path: dir.join(&file.path), content }))
     }
 
     fn own_mounts(&self, request: StartRequest<'_>, container: &Container) -> Result<Vec<ContainerMount>> {

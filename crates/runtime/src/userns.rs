@@ -8,6 +8,8 @@ use host::{HostError, RootDir, atomic_file};
 use pod::{DesiredPod, PodUid};
 use serde::{Deserialize, Serialize};
 
+use crate::user_ids::UserIds;
+
 #[derive(Debug, thiserror::Error)]
 pub enum UsernsError {
     #[error("can't set `spec.hostUsers: false`, {}", unsupported(.handler))]
@@ -59,10 +61,10 @@ pub fn wants_own(pod: &DesiredPod) -> bool {
 }
 
 /// The pod's range, made now if it has none. Callers hold the one lock on allocations.
-pub fn of_pod(root: &RootDir, uid: &PodUid, ids_per_pod: u32) -> Result<UserNamespace, UsernsError> {
+pub fn of_pod(root: &RootDir, uid: &PodUid, ids: &UserIds) -> Result<UserNamespace, UsernsError> {
     let mappings = match read(root, uid)? {
         Some(mappings) => mappings,
-        None => allocate(root, uid, ids_per_pod)?,
+        None => allocate(root, uid, ids)?,
     };
     let convert = |list: &[Mapping]| {
         let one = |m: &Mapping| IdMapping { host_id: m.host_id, container_id: m.container_id, length: m.length };
@@ -83,16 +85,15 @@ fn read(root: &RootDir, uid: &PodUid) -> Result<Option<Mappings>, UsernsError> {
     }
 }
 
-/// The first range from the second one up that no pod has: the host's own ids are in the first.
-fn allocate(root: &RootDir, uid: &PodUid, ids_per_pod: u32) -> Result<Mappings, UsernsError> {
+/// The first range that no pod has.
+fn allocate(root: &RootDir, uid: &PodUid, ids: &UserIds) -> Result<Mappings, UsernsError> {
     let mut taken = BTreeSet::new();
     for other in root.pod_uids()? {
         let mappings = read(root, &other)?;
-        taken.extend(mappings.iter().flat_map(|m| &m.uids).map(|m| m.host_id / ids_per_pod));
+        taken.extend(mappings.iter().flat_map(|m| &m.uids).map(|m| m.host_id / ids.per_pod));
     }
-    let ranges = u32::try_from((1_u64 << 32) / u64::from(ids_per_pod)).unwrap_or(u32::MAX);
-    let free = (1..ranges).find(|n| !taken.contains(n)).ok_or(UsernsError::Exhausted)?;
-    let mapping = Mapping { host_id: free * ids_per_pod, container_id: 0, length: ids_per_pod };
+    let free = ids.ranges.clone().find(|n| !taken.contains(n)).ok_or(UsernsError::Exhausted)?;
+    let mapping = Mapping { host_id: free * ids.per_pod, container_id: 0, length: ids.per_pod };
     let mappings = Mappings { uids: vec![mapping.clone()], gids: vec![mapping] };
     let json = serde_json::to_vec(&mappings).unwrap_or_default();
     host::root_dir::make_dir(&root.pod(uid), host::root_dir::DIR_MODE)?;
@@ -108,7 +109,7 @@ mod tests {
     fn pods_get_ranges_of_their_own_and_keep_them() {
         let dir = tempfile::tempdir().unwrap();
         let root = RootDir::new(dir.path());
-        let range = |uid: &str| of_pod(&root, &PodUid::new(uid), 65_536).unwrap().uids[0].host_id;
+        let range = |uid: &str| of_pod(&root, &PodUid::new(uid), &UserIds::default()).unwrap().uids[0].host_id;
         assert_eq!((range("a"), range("b"), range("a")), (65_536, 131_072, 65_536));
         fs::remove_dir_all(root.pod(&PodUid::new("a"))).unwrap();
         assert_eq!(range("c"), 65_536);
@@ -124,6 +125,6 @@ mod tests {
         let uid = PodUid::new("a");
         fs::create_dir_all(root.pod(&uid)).unwrap();
         fs::write(root.user_namespace(&uid), "{").unwrap();
-        assert!(matches!(of_pod(&root, &uid, 65_536), Err(UsernsError::Parse { .. })));
+        assert!(matches!(of_pod(&root, &uid, &UserIds::default()), Err(UsernsError::Parse { .. })));
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     authz::Verdict,
     debug, healthz, logs, node_logs, pods,
     reply::{self, Reply},
-    routes::{self, Endpoint, PROXY, Params, Reach, Route},
+    routes::{self, Endpoint, Params, Reach, Route},
     stats, stream,
 };
 
@@ -134,14 +134,14 @@ impl Dispatcher {
         }
     }
 
-    /// Authentication and authorization; unknown paths need `proxy`.
+    /// Authentication and authorization, by the path alone.
     async fn admit(&self, request: &Request<Incoming>, peer: &Peer, route: Option<&Route>) -> Result<(), Reply> {
         let deps = &self.context.deps;
         let Some(user) = deps.authenticator.who(&peer.certificates, request.headers()).await else {
             return Err(reply::text(StatusCode::UNAUTHORIZED, "Unauthorized"));
         };
         let verb = routes::verb(route, request.method().as_str(), self.context.config.exec_by_get_asks_get);
-        let subresources = route.map_or(PROXY, |route| route.subresources);
+        let subresources = routes::subresources(request.uri().path());
         match deps.authorizer.decide(&user, verb, &self.node, subresources).await {
             Verdict::Allowed => Ok(()),
             Verdict::Denied => Err(forbidden(&user, verb, subresources)),

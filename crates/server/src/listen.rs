@@ -25,6 +25,8 @@ use crate::{
 /// As upstream: an idle connection lives 90 s; the time to send a request's head counts as idle too.
 const IDLE: Duration = Duration::from_secs(90);
 const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
+/// Who has never asked for anything may not keep others from a place for long.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
 const MOST_HEADER_BYTES: usize = 1 << 20;
 
 /// Gives the TLS configuration of the moment, asked per connection, so that a rotated certificate counts at once.
@@ -196,7 +198,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let peer = Arc::new(peer);
+    let asked = CancellationToken::new();
+    let asks = asked.clone();
     let service = service_fn(move |request| {
+        asks.cancel();
         let (dispatcher, peer) = (dispatcher.clone(), peer.clone());
         async move { Ok::<_, std::convert::Infallible>(dispatcher.handle(request, &peer, port).await) }
     });
@@ -207,8 +212,14 @@ where
         .serve_connection(TokioIo::new(socket), service)
         .with_upgrades();
     tokio::pin!(connection);
+    let silent = async {
+        if tokio::time::timeout(FIRST_REQUEST, asked.cancelled()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
     let ended = tokio::select! {
         ended = &mut connection => ended,
+        () = silent => return,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await

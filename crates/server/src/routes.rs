@@ -1,7 +1,7 @@
 //! The one route table: which path exists on which server, by which methods, and what a caller must be allowed to.
 //!
-//! A request that matches no row is still authenticated and must be allowed `nodes/proxy` before it learns that
-//! there is nothing (404).
+//! A request that matches no row is still authenticated, and must be allowed what its path asks for, before it learns
+//! that there is nothing (404).
 
 use crate::query::segment;
 
@@ -60,8 +60,6 @@ pub struct Route {
     pub endpoint: Endpoint,
     pub reach: Reach,
     pub verb: Verb,
-    /// Subresources of `nodes`, any of which suffices, tried in this order.
-    pub subresources: &'static [&'static str],
 }
 
 const GET: &[&str] = &["GET"];
@@ -69,36 +67,34 @@ const READ: &[&str] = &["GET", "HEAD"];
 const GET_POST: &[&str] = &["GET", "POST"];
 const POST: &[&str] = &["POST"];
 const PUT: &[&str] = &["PUT"];
-/// What an unknown path asks for.
-pub const PROXY: &[&str] = &["proxy"];
 
-const fn read(pattern: &'static str, endpoint: Endpoint, subresources: &'static [&'static str]) -> Route {
-    Route { pattern, methods: GET, endpoint, reach: Reach::Everywhere, verb: Verb::OfMethod, subresources }
+const fn read(pattern: &'static str, endpoint: Endpoint) -> Route {
+    Route { pattern, methods: GET, endpoint, reach: Reach::Everywhere, verb: Verb::OfMethod }
 }
 
 const fn debugging(pattern: &'static str, endpoint: Endpoint, methods: &'static [&'static str]) -> Route {
-    Route { pattern, methods, endpoint, reach: Reach::Debugging, verb: Verb::OfMethod, subresources: PROXY }
+    Route { pattern, methods, endpoint, reach: Reach::Debugging, verb: Verb::OfMethod }
 }
 
 const fn runs_code(pattern: &'static str, endpoint: Endpoint, methods: &'static [&'static str]) -> Route {
     Route { verb: Verb::Create, ..debugging(pattern, endpoint, methods) }
 }
 
-const fn optional(pattern: &'static str, endpoint: Endpoint, subresources: &'static [&'static str]) -> Route {
-    Route { reach: Reach::Optional, ..read(pattern, endpoint, subresources) }
+const fn optional(pattern: &'static str, endpoint: Endpoint) -> Route {
+    Route { reach: Reach::Optional, ..read(pattern, endpoint) }
 }
 
 pub static ROUTES: &[Route] = &[
-    Route { methods: READ, ..read("/healthz", Endpoint::Healthz, &["healthz", "proxy"]) },
-    Route { methods: READ, ..read("/healthz/{check}", Endpoint::HealthzCheck, &["healthz", "proxy"]) },
-    read("/pods", Endpoint::Pods, &["pods", "proxy"]),
-    Route { methods: GET_POST, ..read("/stats/summary", Endpoint::StatsSummary, &["stats"]) },
-    Route { methods: READ, ..read("/metrics", Endpoint::Metrics, &["metrics"]) },
-    Route { methods: READ, ..read("/metrics/cadvisor", Endpoint::MetricsCadvisor, &["metrics"]) },
-    Route { methods: READ, ..read("/metrics/resource", Endpoint::MetricsResource, &["metrics"]) },
-    Route { methods: READ, ..read("/metrics/probes", Endpoint::MetricsProbes, &["metrics"]) },
-    Route { methods: READ, ..read("/metrics/slis", Endpoint::MetricsSlis, &["metrics"]) },
-    Route { subresources: &["pods", "proxy"], ..debugging("/runningpods", Endpoint::RunningPods, GET) },
+    Route { methods: READ, ..read("/healthz", Endpoint::Healthz) },
+    Route { methods: READ, ..read("/healthz/{check}", Endpoint::HealthzCheck) },
+    read("/pods", Endpoint::Pods),
+    Route { methods: GET_POST, ..read("/stats/summary", Endpoint::StatsSummary) },
+    Route { methods: READ, ..read("/metrics", Endpoint::Metrics) },
+    Route { methods: READ, ..read("/metrics/cadvisor", Endpoint::MetricsCadvisor) },
+    Route { methods: READ, ..read("/metrics/resource", Endpoint::MetricsResource) },
+    Route { methods: READ, ..read("/metrics/probes", Endpoint::MetricsProbes) },
+    Route { methods: READ, ..read("/metrics/slis", Endpoint::MetricsSlis) },
+    debugging("/runningpods", Endpoint::RunningPods, GET),
     runs_code("/run/{namespace}/{pod}/{container}", Endpoint::Run, POST),
     runs_code("/run/{namespace}/{pod}/{uid}/{container}", Endpoint::Run, POST),
     runs_code("/exec/{namespace}/{pod}/{container}", Endpoint::Exec, GET_POST),
@@ -108,19 +104,38 @@ pub static ROUTES: &[Route] = &[
     runs_code("/portForward/{namespace}/{pod}", Endpoint::PortForward, GET_POST),
     runs_code("/portForward/{namespace}/{pod}/{uid}", Endpoint::PortForward, GET_POST),
     debugging("/containerLogs/{namespace}/{pod}/{container}", Endpoint::ContainerLogs, GET),
-    Route {
-        methods: POST,
-        ..optional("/checkpoint/{namespace}/{pod}/{container}", Endpoint::Checkpoint, &["checkpoint"])
-    },
-    optional("/configz", Endpoint::Configz, &["configz", "proxy"]),
-    Route { subresources: &["log"], ..debugging("/logs", Endpoint::Logs, GET_POST) },
-    Route { subresources: &["log"], ..debugging("/logs/{path*}", Endpoint::Logs, GET_POST) },
+    Route { methods: POST, ..optional("/checkpoint/{namespace}/{pod}/{container}", Endpoint::Checkpoint) },
+    optional("/configz", Endpoint::Configz),
+    debugging("/logs", Endpoint::Logs, GET_POST),
+    debugging("/logs/{path*}", Endpoint::Logs, GET_POST),
     debugging("/debug/pprof", Endpoint::Pprof, GET),
     debugging("/debug/pprof/{path*}", Endpoint::Pprof, GET),
-    Route { methods: PUT, ..optional("/debug/flags/v", Endpoint::DebugFlags, PROXY) },
-    optional("/statusz", Endpoint::Statusz, &["statusz"]),
-    optional("/flagz", Endpoint::Flagz, &["configz"]),
+    Route { methods: PUT, ..optional("/debug/flags/v", Endpoint::DebugFlags) },
+    optional("/statusz", Endpoint::Statusz),
+    optional("/flagz", Endpoint::Flagz),
 ];
+
+/// What of `nodes` the paths below a first segment need: any of these, tried in this order.
+const SUBRESOURCES: &[(&str, &[&str])] = &[
+    ("healthz", &["healthz", "proxy"]),
+    ("pods", &["pods", "proxy"]),
+    ("allocatedPods", &["pods", "proxy"]),
+    ("runningpods", &["pods", "proxy"]),
+    ("configz", &["configz", "proxy"]),
+    ("stats", &["stats"]),
+    ("metrics", &["metrics"]),
+    ("logs", &["log"]),
+    ("checkpoint", &["checkpoint"]),
+    ("statusz", &["statusz"]),
+    ("flagz", &["configz"]),
+];
+
+/// The subresources of a path, whether it leads to anything or not.
+pub fn subresources(path: &str) -> &'static [&'static str] {
+    let path = path.strip_prefix('/').unwrap_or_default();
+    let first = path.split('/').next().unwrap_or_default();
+    SUBRESOURCES.iter().find(|(prefix, _)| *prefix == first).map_or(&["proxy"], |(_, subresources)| subresources)
+}
 
 /// The values of a pattern's placeholders.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -218,9 +233,10 @@ mod tests {
     fn attributes(method: &str, path: &str) -> (Option<Endpoint>, bool, &'static str, &'static [&'static str]) {
         let found = find(path).map(|(route, _)| route);
         let allowed = found.is_some_and(|route| route.methods.contains(&method));
-        let subresources = found.map_or(PROXY, |route| route.subresources);
-        (found.map(|route| route.endpoint), allowed, verb(found, method, false), subresources)
+        (found.map(|route| route.endpoint), allowed, verb(found, method, false), subresources(path))
     }
+
+    const PROXY: &[&str] = &["proxy"];
 
     #[test]
     fn every_route_asks_for_its_subresources() {
@@ -280,11 +296,16 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_path_asks_for_proxy() {
-        for path in ["/", "", "/nothing", "/pods/x", "/exec/a/b", "/exec/a//c", "/pods/../exec/n/p/c", "/metricsx"] {
-            let (endpoint, _, _, subresources) = attributes("GET", path);
-            assert_eq!((endpoint, subresources), (None, PROXY), "{path}");
+    fn an_unknown_path_asks_for_what_its_first_segment_does() {
+        for path in ["/", "", "/nothing", "/exec/a/b", "/exec/a//c", "/../pods", "/metricsx", "//metrics", "/Pods"] {
+            assert_eq!(attributes("GET", path), (None, false, "get", PROXY), "{path}");
         }
+        let pods: &[&str] = &["pods", "proxy"];
+        for path in ["/pods/x", "/pods/../exec/n/p/c"] {
+            assert_eq!(attributes("GET", path), (None, false, "get", pods), "{path}");
+        }
+        assert_eq!(attributes("GET", "/stats/container").3, ["stats"]);
+        assert_eq!(attributes("GET", "/metrics/nothing/").3, ["metrics"]);
     }
 
     #[test]

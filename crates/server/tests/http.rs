@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use http::StatusCode;
 use support::{Node, STREAMING};
 
@@ -48,6 +50,12 @@ async fn an_admin_reads_and_wrong_methods_say_what_is_right() {
     assert!(summary.text.contains("\"nodeName\":\"node-1\""), "{}", summary.text);
     let machine = node.as_user("admin", "GET", "/metrics/cadvisor").await;
     assert!(machine.text.contains("machine_cpu_cores{"), "{}", machine.text);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_does_not_keep_a_place() {
+    let node = Node::start(|_| {}).await;
+    assert!(node.hangs_up_on_the_silent(Duration::from_secs(20)).await);
 }
 
 #[tokio::test]

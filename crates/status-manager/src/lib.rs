@@ -8,6 +8,7 @@ mod book;
 mod patch;
 mod progress;
 mod sync;
+mod terminations;
 #[cfg(test)]
 mod tests;
 
@@ -76,7 +77,15 @@ impl StatusManager {
 
     pub fn set(&self, update: StatusUpdate) {
         let now = self.shared.clock.mono();
-        let unsynced = self.shared.book().set(update, now);
+        let mut book = self.shared.book();
+        let before = book.get(&update.pod.uid);
+        let before = before.as_deref().or(update.pod.pod.status.as_ref());
+        for (kind, ending) in terminations::new_ones(before, &update.status) {
+            let reason = ending.reason.as_deref().unwrap_or_default();
+            metrics::status::TERMINATED.with_label_values(&[kind, &ending.exit_code.to_string(), reason]).inc();
+        }
+        let unsynced = book.set(update, now);
+        drop(book);
         if unsynced {
             self.shared.wake.notify_one();
         }

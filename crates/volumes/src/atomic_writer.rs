@@ -205,10 +205,15 @@ fn write_files(version: &Dir, files: &Files<'_>) -> Result<(), HostError> {
 
 /// One link per first name of a path. Whatever has that name already stays: it may be the mount point of another volume.
 fn link_visible(volume: &Dir, files: &Files<'_>) -> Result<(), HostError> {
-    for path in files.keys() {
+    for (path, projection) in files {
         let Some(first) = path.iter().next().map(Path::new) else { continue };
         match volume.lstat(first) {
-            Err(e) if e.is_not_found() => volume.symlink(&Path::new(DATA).join(first), first)?,
+            Err(e) if e.is_not_found() => {
+                volume.symlink(&Path::new(DATA).join(first), first)?;
+                if projection.owner.is_some() {
+                    volume.chown(first, projection.owner, None)?;
+                }
+            }
             other => drop(other?),
         }
     }

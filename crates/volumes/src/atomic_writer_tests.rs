@@ -167,6 +167,7 @@ fn owners_are_set_where_asked() {
     files.get_mut("token").unwrap().owner = Some(1234);
     write(&volume, &files, Timestamp::UNIX_EPOCH, |_| Ok(())).unwrap();
     assert_eq!(fs::metadata(volume.path().join("token")).unwrap().uid(), 1234);
+    assert_eq!(fs::symlink_metadata(volume.path().join("token")).unwrap().uid(), 1234, "the link too");
 }
 
 #[test]

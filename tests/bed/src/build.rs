@@ -16,6 +16,7 @@ const CONTAINERD: &str = "v2.4.2";
 const RUNC: &str = "v1.5.2";
 const CNI: &str = "v1.9.1";
 const ETCD: &str = "v3.7.3";
+const COREDNS: &str = "v1.12.4";
 
 /// What the stack needs of Debian: image contents, tools of the suites. None of them is a service.
 const PACKAGES: &[&str] = &[
@@ -59,6 +60,15 @@ pub fn stack(cache: &Cache) -> Result<()> {
     let unpacked = UNPACKED.iter().map(|(_, program)| debian(cache, program));
     step("Debian's containerd, registry and nginx", all(unpacked), || unpack(cache))?;
     step("images", crate::images::are_made(cache), || crate::images::make(cache))
+}
+
+/// Cluster DNS, for clusters that want it.
+pub fn dns(cache: &Cache) -> Result<()> {
+    step("CoreDNS", cache.bin("coredns").exists(), || {
+        let module = format!("github.com/coredns/coredns@{COREDNS}");
+        run(go(cache.root()).args(["install", &module]).env("GOBIN", cache.bin("")).env("GOFLAGS", "-ldflags=-w"))
+            .map(drop)
+    })
 }
 
 fn all(paths: impl IntoIterator<Item = PathBuf>) -> bool {

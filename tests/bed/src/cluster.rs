@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use serde_json::json;
 
 use crate::{
     Cache, Kubectl, Node, NodeOptions, build, cleanup, images,
@@ -335,8 +336,13 @@ apiServer: {{certSANs: ["127.0.0.1"]}}
         self.make_node_credentials(&node.options.name, &node.dir.join("etc"))?;
         node.start_runtime(&self.registry())?;
         node.start_kubelet(None, Some(&self.dir))?;
-        if node.options.kube_proxy {
+        if node.options.services {
             node.start_kube_proxy(&self.dir)?;
+        }
+        if node.options.services && index == 0 {
+            build::dns(&self.cache)?;
+            node.start_dns(&self.dir)?;
+            self.kubectl().apply(&dns_service(&node.ip))?;
         }
         self.kubectl().until_node_ready(&node.options.name).with_context(|| {
             let log = node.daemons.log("kubelet");
@@ -414,4 +420,27 @@ impl Drop for Cluster {
             eprintln!("clean-up of {}: {error:#}", self.dir.display());
         }
     }
+}
+
+/// The Service kube-dns, which leads to a server on a node rather than to pods.
+fn dns_service(ip: &str) -> String {
+    let ports = |service: bool| {
+        let port = |protocol: &str| {
+            let mut port =
+                json!({"name": format!("dns-{}", protocol.to_lowercase()), "port": 53, "protocol": protocol});
+            if service {
+                port["targetPort"] = json!(53);
+            }
+            port
+        };
+        [port("UDP"), port("TCP")]
+    };
+    let service = json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system"},
+        "spec": {"clusterIP": crate::node::DNS, "ports": ports(true)}});
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system",
+            "labels": {"kubernetes.io/service-name": "kube-dns"}},
+        "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}], "ports": ports(false)});
+    json!({"apiVersion": "v1", "kind": "List", "items": [service, slice]}).to_string()
 }

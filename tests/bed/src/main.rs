@@ -7,9 +7,9 @@ use bed::{Cache, Cluster, ClusterOptions, NodeOptions, Runtime, Vm, VmOptions, b
 
 const USAGE: &str = "usage:
   bed build                        build the stack into the cache folder
-  bed up KUBELET [NAME] [--debian] [--proxy] [--two]
+  bed up KUBELET [NAME] [--debian] [--services] [--two]
                                    start a cluster with that kubelet (NAME: bed), with Debian's containerd, with
-                                   kube-proxy, with two nodes
+                                   kube-proxy and DNS, with two nodes
   bed demo cluster|standalone KUBELET
                                    what `make demo` runs
   bed down [NAME]                  end it and remove what it left
@@ -40,7 +40,7 @@ fn main() -> Result<()> {
             let runtime = if has("--debian") { Runtime::Debian } else { Runtime::Containerd2 };
             let names = if has("--two") { ["node-a", "node-b"].as_slice() } else { &["node-a"] };
             let node =
-                |name: &&str| NodeOptions { runtime, kube_proxy: has("--proxy"), ..NodeOptions::new(name, &kubelet) };
+                |name: &&str| NodeOptions { runtime, services: has("--services"), ..NodeOptions::new(name, &kubelet) };
             let nodes = names.iter().map(node).collect();
             let name = arg(2).filter(|a| !a.starts_with('-')).unwrap_or("bed").to_owned();
             let cluster = Cluster::start(&cache, ClusterOptions { name, nodes })?.keep();

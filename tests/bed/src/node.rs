@@ -15,6 +15,10 @@ use crate::{
     wait,
 };
 
+/// The address of the Service kube-dns.
+pub(crate) const DNS: &str = "10.96.0.10";
+const DOMAIN: &str = "cluster.local";
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Runtime {
     /// containerd 2.4 and runc 1.5, built from source.
@@ -35,8 +39,8 @@ pub struct NodeOptions {
     pub flags: Vec<String>,
     /// No API server: only static pods.
     pub standalone: bool,
-    /// Services answer at their cluster IPs and node ports.
-    pub kube_proxy: bool,
+    /// Services answer, by IP and by name: the node has kube-proxy, the first one CoreDNS too.
+    pub services: bool,
 }
 
 impl NodeOptions {
@@ -49,7 +53,7 @@ impl NodeOptions {
             config: String::new(),
             flags: Vec::new(),
             standalone: false,
-            kube_proxy: false,
+            services: false,
         }
     }
 }
@@ -221,8 +225,8 @@ impl Node {
 kind: KubeletConfiguration
 {auth}cgroupDriver: cgroupfs
 cgroupRoot: /{cgroup}
-clusterDNS: [10.96.0.10]
-clusterDomain: cluster.local
+clusterDNS: [{DNS}]
+clusterDomain: {DOMAIN}
 containerRuntimeEndpoint: unix://{socket}
 failCgroupV1: false
 failSwapOn: false
@@ -278,6 +282,22 @@ evictionHard: {{memory.available: 100Mi, nodefs.available: 1%, imagefs.available
             .args(["--conntrack-tcp-timeout-close-wait=0s"])
             .env("PATH", self.path());
         self.daemons.start("kube-proxy", command).context("kube-proxy")?;
+        Ok(())
+    }
+
+    /// Cluster DNS, as a process of this node.
+    pub fn start_dns(&self, cluster: &Path) -> Result<()> {
+        let corefile = self.dir.join("etc/Corefile");
+        let text = format!(
+            ".:53 {{\n bind {}\n errors\n kubernetes {DOMAIN} in-addr.arpa ip6.arpa {{\n  kubeconfig {}\n  pods verified\n  \
+             ttl 1\n }}\n}}\n",
+            self.ip,
+            cluster.join("etc/admin.conf").display()
+        );
+        fs::write(&corefile, text)?;
+        let mut command = process::in_netns(Some(&self.netns), &self.cache.bin("coredns"));
+        command.arg("-conf").arg(corefile);
+        self.daemons.start("coredns", command).context("coredns")?;
         Ok(())
     }
 

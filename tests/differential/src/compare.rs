@@ -40,28 +40,46 @@ pub fn differences(upstream: &Value, ferrolet: &Value) -> Vec<Difference> {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
-    /// Regular expressions, both matched whole.
+    #[serde(default = "any")]
     cases: String,
     path: String,
+    /// Values as JSON; `absent` where there is none.
+    #[serde(default = "any")]
+    upstream: String,
+    #[serde(default = "any")]
+    ferrolet: String,
     /// For docs/SUPPORT.md: what a user sees, and why it is so.
     #[allow(dead_code)] // read by the page's generator
     reason: String,
 }
 
+fn any() -> String {
+    "(?s:.*)".to_owned()
+}
+
 /// `known.yml`: differences that are wanted or harmless, each with its reason.
 #[derive(Debug)]
-pub struct Known(Vec<(Regex, Regex)>);
+pub struct Known(Vec<[Regex; 4]>);
 
 impl Known {
     pub fn load() -> Result<Self> {
-        let entries: Vec<Entry> = serde_yaml_ng::from_str(include_str!("../known.yml")).context("known.yml")?;
+        Self::read(include_str!("../known.yml"))
+    }
+
+    fn read(text: &str) -> Result<Self> {
+        let entries: Vec<Entry> = serde_yaml_ng::from_str(text).context("known.yml")?;
         let whole = |pattern: &str| Regex::new(&format!("^(?:{pattern})$"));
-        let rules = entries.iter().map(|entry| Ok((whole(&entry.cases)?, whole(&entry.path)?)));
+        let rules = entries.iter().map(|entry| {
+            Ok([whole(&entry.cases)?, whole(&entry.path)?, whole(&entry.upstream)?, whole(&entry.ferrolet)?])
+        });
         Ok(Self(rules.collect::<Result<_>>()?))
     }
 
     pub fn has(&self, case: &str, difference: &Difference) -> bool {
-        self.0.iter().any(|(cases, path)| cases.is_match(case) && path.is_match(&difference.path))
+        let value = |side: &'_ Option<String>| side.clone().unwrap_or_else(|| "absent".to_owned());
+        let texts =
+            [case.to_owned(), difference.path.clone(), value(&difference.upstream), value(&difference.ferrolet)];
+        self.0.iter().any(|rules| rules.iter().zip(&texts).all(|(rule, text)| rule.is_match(text)))
     }
 }
 
@@ -76,6 +94,15 @@ mod tests {
         let found = differences(&json!({"a": 1, "b": {"c": 2}}), &json!({"a": 1}));
         let only = Difference { path: "b.c".into(), upstream: Some("2".into()), ferrolet: None };
         assert_eq!(found, [only]);
+    }
+
+    #[test]
+    fn a_known_difference_has_the_values_that_its_entry_names() {
+        let known = Known::read("[{path: 'a\\.b', upstream: '\"x.*\"', ferrolet: absent, reason: because}]").unwrap();
+        let difference =
+            |upstream: &str| Difference { path: "a.b".into(), upstream: Some(upstream.into()), ferrolet: None };
+        assert!(known.has("any", &difference("\"xyz\"")));
+        assert!(!known.has("any", &difference("\"y\"")));
     }
 
     #[test]

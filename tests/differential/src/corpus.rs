@@ -1,7 +1,7 @@
 //! The corpus: what each case's pod is and when it counts as settled.
 //!
 //! A document of `corpus/*.yaml` is a case in short form: `name`, `until`, and the pod's `spec`. Containers that
-//! name no image get busybox and sleep; grace is a second unless the case says otherwise.
+//! name no image get busybox and a look around; grace is a second unless the case says otherwise.
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
@@ -19,15 +19,31 @@ pub struct Case {
     /// Part of the short form of the test.
     #[serde(default)]
     pub short: bool,
-    /// Image of an ephemeral container that is added once the pod is settled.
+    /// Done to the pod once it is settled; what comes of it is what is compared.
     #[serde(default)]
-    pub debug: Option<String>,
+    pub then: Option<Then>,
     #[serde(default)]
     pub labels: Map<String, Value>,
     #[serde(default)]
     pub annotations: Map<String, Value>,
     pub spec: Value,
 }
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Then {
+    /// An ephemeral container of this image.
+    Debug(String),
+    /// A patch of the spec through the subresource for resizing.
+    Resize(Value),
+}
+
+/// What containers run that are given no command: they tell what they see, and stay.
+const LOOK: &str = r#"exec 2>&1; id; hostname; pwd; umask; cat /etc/resolv.conf /proc/self/oom_score_adj
+grep -E '^(Cap|Seccomp:|NoNewPrivs|Groups)' /proc/self/status
+awk '{ for (i = 7; $i != "-"; i++) sub(/:.*/, "", $i); t = $(i+1); o = (t ~ /overlay|cgroup/) ? "" : $(i+3);
+  p = (i == 7) ? "private" : $7; print "mount", $5, $6, p, t, o }' /proc/self/mountinfo | sort
+exec sleep 3600"#;
 
 fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/corpus"))
@@ -41,8 +57,13 @@ pub fn load() -> Result<Vec<Case>> {
     for file in files.iter().filter(|f| !f.ends_with("objects.yml")) {
         let text = fs::read_to_string(file)?;
         for document in serde_yaml_ng::Deserializer::from_str(&text) {
-            let case = Case::deserialize(document);
-            cases.push(case.with_context(|| format!("{} after {:?}", file.display(), last(&cases)))?);
+            // By way of JSON: YAML would want enums tagged.
+            let case = Value::deserialize(document).map(serde_json::from_value::<Case>);
+            cases.push(
+                case.map_err(anyhow::Error::from)
+                    .and_then(|case| Ok(case?))
+                    .with_context(|| format!("{} after {:?}", file.display(), last(&cases)))?,
+            );
         }
     }
     let mut names = BTreeSet::new();
@@ -89,7 +110,7 @@ fn complete(container: &mut Value, prefix: &str, index: usize) {
     if !container.contains_key("image") {
         container.insert("image".into(), images::BUSYBOX.into());
         if prefix == "c" || container.contains_key("restartPolicy") {
-            container.entry("command").or_insert_with(|| json!(["sleep", "3600"]));
+            container.entry("command").or_insert_with(|| json!(["sh", "-c", LOOK]));
         }
     }
     if let Some(image) = container.get_mut("image") {
@@ -104,6 +125,7 @@ pub fn full_name(image: &str) -> &str {
         "agnhost" => images::AGNHOST,
         "nginx" => images::NGINX,
         "pause" => images::PAUSE,
+        "nonroot" => "registry.k8s.io/e2e-test-images/nonroot:1.5",
         other => other,
     }
 }
@@ -115,7 +137,7 @@ mod tests {
     #[test]
     fn the_corpus_is_well_formed() {
         let cases = load().unwrap();
-        assert!(!cases.is_empty());
+        assert!(cases.len() >= 150);
         assert!(cases.iter().filter(|case| case.short).count() >= 10);
     }
 
@@ -124,6 +146,6 @@ mod tests {
         let case: Case = serde_yaml_ng::from_str("{name: a, until: Ready, spec: {containers: [{}]}}").unwrap();
         let container = &case.pod("n")["spec"]["containers"][0];
         assert_eq!(container["name"], "c0");
-        assert_eq!(container["command"], json!(["sleep", "3600"]));
+        assert_eq!(container["command"], json!(["sh", "-c", LOOK]));
     }
 }

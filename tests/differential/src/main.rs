@@ -5,6 +5,8 @@
 
 mod compare;
 mod corpus;
+mod course;
+mod files;
 mod normal;
 mod proxy;
 mod settled;
@@ -15,8 +17,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    thread::sleep,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -25,21 +25,15 @@ use regex::Regex;
 use serde_json::{Value, json};
 
 use crate::{
-    compare::{Difference, Known, differences},
+    compare::{Difference, Known},
     corpus::Case,
     proxy::Proxy,
-    settled::Until,
-    side::{Side, Snapshot},
+    side::Side,
 };
 
 const CLUSTER: &str = "diff";
 /// In the order of [`Sides`].
 const NODES: [&str; 2] = ["upstream", "ferrolet"];
-const BATCH: usize = 30;
-/// For a whole batch to settle.
-const PATIENCE: Duration = Duration::from_secs(240);
-/// Captures that differ are taken again this often: the two kubelets need not be equally far.
-const LOOKS: usize = 6;
 
 type Sides = [Side; 2];
 type Found = BTreeMap<String, Vec<Difference>>;
@@ -132,108 +126,15 @@ fn run(sides: &Sides, cases: &[Case], reports: &Path) -> Result<Found> {
     for side in sides {
         side.prepare()?;
     }
+    sides[0].check(cases)?;
     let first: Case = serde_json::from_value(warm_up())?;
-    batch(sides, &[first], reports)?;
-    let mut found = Found::new();
-    for (i, cases) in cases.chunks(BATCH).enumerate() {
-        eprintln!("batch {} of {} pods", i + 1, cases.len());
-        found.extend(batch(sides, cases, reports)?);
-    }
-    Ok(found)
+    course::run(sides, &[first], reports)?;
+    course::run(sides, cases, reports)
 }
 
 /// Brings the images to both nodes, so that the cases see the same ones present.
 fn warm_up() -> Value {
-    let images = ["busybox", "agnhost", "nginx", "registry.k8s.io/e2e-test-images/nonroot:1.5"];
+    let images = ["busybox", "agnhost", "nginx", "nonroot"];
     let containers: Vec<Value> = images.iter().map(|image| json!({"image": image, "command": ["/bin/true"]})).collect();
     json!({"name": "warm-up", "until": "Succeeded", "spec": {"restartPolicy": "Never", "containers": containers}})
-}
-
-fn batch(sides: &Sides, cases: &[Case], reports: &Path) -> Result<Found> {
-    for side in sides {
-        side.create(cases)?;
-    }
-    settle(sides, cases)?;
-    let mut debugged = cases.iter().filter(|case| case.debug.is_some()).peekable();
-    if debugged.peek().is_some() {
-        for case in debugged {
-            sides.iter().try_for_each(|side| side.debug(case))?;
-        }
-        sleep(Duration::from_secs(5));
-    }
-    let mut captured = capture(sides, cases)?;
-    let uids = captured.uids.clone();
-    for side in sides {
-        side.delete(cases)?;
-    }
-    let events = [sides[0].snapshot()?.events, sides[1].snapshot()?.events];
-    let mut found = Found::new();
-    for case in cases {
-        let Some(views) = captured.views.get_mut(&case.name) else { continue };
-        for (i, side) in sides.iter().enumerate() {
-            views[i]["end"] = side.epilogue(&events[i], &uids[&case.name][i]);
-            let file = reports.join(format!("{}.{}.json", case.name, side.name()));
-            fs::write(file, serde_json::to_string_pretty(&views[i])?)?;
-        }
-        found.insert(case.name.clone(), differences(&views[0], &views[1]));
-    }
-    Ok(found)
-}
-
-/// Waits until every pod is where its case wants it on both sides, or for as long as the patience lasts: what is
-/// not there by then shows as a difference, or is the same on both.
-#[allow(clippy::disallowed_methods)] // a test's own patience, not the agent's time
-fn settle(sides: &Sides, cases: &[Case]) -> Result<()> {
-    let untils = cases.iter().map(|case| Ok((case, Until::read(&case.until)?))).collect::<Result<Vec<_>>>()?;
-    let begun = Instant::now();
-    loop {
-        let mut open = Vec::new();
-        for side in sides {
-            let now = side.snapshot()?;
-            let age = begun.elapsed().as_secs();
-            for (case, until) in &untils {
-                let pod = now.pods.get(&case.name).unwrap_or(&Value::Null);
-                if !until.is_reached(pod, &now.events, age) {
-                    open.push(format!("{} on {}", case.name, side.name()));
-                }
-            }
-        }
-        if open.is_empty() {
-            return Ok(());
-        }
-        if begun.elapsed() > PATIENCE {
-            eprintln!("not settled: {}", open.join(", "));
-            return Ok(());
-        }
-        sleep(Duration::from_secs(2));
-    }
-}
-
-struct Captured {
-    views: BTreeMap<String, [Value; 2]>,
-    uids: BTreeMap<String, [String; 2]>,
-}
-
-fn capture(sides: &Sides, cases: &[Case]) -> Result<Captured> {
-    let mut captured = Captured { views: BTreeMap::new(), uids: BTreeMap::new() };
-    let mut open: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
-    for look in 0..LOOKS {
-        sleep(Duration::from_secs(if look == 0 { 1 } else { 3 }));
-        let now = [sides[0].snapshot()?, sides[1].snapshot()?];
-        for case in &open {
-            let views = [sides[0].capture(&now[0], case), sides[1].capture(&now[1], case)];
-            captured.views.insert((*case).to_owned(), views);
-            captured.uids.insert((*case).to_owned(), [uid(&now[0], case), uid(&now[1], case)]);
-        }
-        open.retain(|case| captured.views.get(*case).is_some_and(|[a, b]| !differences(a, b).is_empty()));
-        if open.is_empty() {
-            break;
-        }
-    }
-    Ok(captured)
-}
-
-fn uid(snapshot: &Snapshot, case: &str) -> String {
-    let pod = snapshot.pods.get(case);
-    pod.and_then(|pod| pod["metadata"]["uid"].as_str()).unwrap_or_default().to_owned()
 }

@@ -25,6 +25,7 @@ impl Normal {
             (r"\bkube-api-access-[a-z0-9]{5}\b", "kube-api-access"),
             // The folder of a container's termination log is random.
             (r"(/containers/[^/]+)/[0-9a-f]{8}\b", "$1/RANDOM"),
+            (r"\beyJ[\w-]+\.[\w-]+\.[\w-]+", "TOKEN"),
             (r"\.{2}\d{4}_\d\d_\d\d_\d\d_\d\d_\d\d\.\d+", "..DATA"),
         ];
         let general = general.map(|(pattern, instead)| (pattern.to_owned(), instead));
@@ -36,12 +37,17 @@ impl Normal {
         self.rules.iter().fold(text.to_owned(), |text, (rule, instead)| rule.replace_all(&text, *instead).into_owned())
     }
 
+    /// How often is chance, whether is not.
+    fn field(&self, key: &str, item: &Value) -> Value {
+        if key == "restartCount" && item.as_u64() > Some(1) { 1.into() } else { self.value(item) }
+    }
+
     pub fn value(&self, value: &Value) -> Value {
         match value {
             Value::String(text) => self.text(text).into(),
             Value::Array(items) => items.iter().map(|item| self.value(item)).collect(),
             Value::Object(fields) => {
-                fields.iter().map(|(key, item)| (self.text(key), self.value(item))).collect::<Map<_, _>>().into()
+                fields.iter().map(|(key, item)| (self.text(key), self.field(key, item))).collect::<Map<_, _>>().into()
             }
             other => other.clone(),
         }

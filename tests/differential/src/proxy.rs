@@ -23,10 +23,11 @@ use tokio::net::{UnixListener, UnixStream};
 type Body = BoxBody<Bytes, hyper::Error>;
 
 /// Calls that are recorded, with the name of their request message.
-const RECORDED: [(&str, &str); 4] = [
+const RECORDED: [(&str, &str); 5] = [
     ("/runtime.v1.RuntimeService/RunPodSandbox", "RunPodSandboxRequest"),
     ("/runtime.v1.RuntimeService/CreateContainer", "CreateContainerRequest"),
     ("/runtime.v1.RuntimeService/StopContainer", "StopContainerRequest"),
+    ("/runtime.v1.RuntimeService/UpdateContainerResources", "UpdateContainerResourcesRequest"),
     ("/runtime.v1.ImageService/PullImage", "PullImageRequest"),
 ];
 
@@ -142,8 +143,13 @@ impl Proxy {
         let made = self.decode("CreateContainerResponse", &answer).unwrap_or_default();
         self.record_container(&request, text(&made, "/containerId"));
         self.record(method, request);
-        let answer = Full::new(answer).with_trailers(std::future::ready(trailers));
-        Ok(Response::from_parts(head, answer.map_err(|e| match e {}).boxed()))
+        let answer = Full::new(answer);
+        // A refusal is headers alone, and must end with them.
+        let body = match trailers {
+            Some(trailers) => answer.with_trailers(std::future::ready(Some(trailers))).map_err(|e| match e {}).boxed(),
+            None => answer.map_err(|e| match e {}).boxed(),
+        };
+        Ok(Response::from_parts(head, body))
     }
 
     /// The only message of a unary call's body, behind its five bytes of length.

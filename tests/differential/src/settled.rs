@@ -14,6 +14,8 @@ pub enum Until {
     Restarts(u64),
     Event(String),
     After(u64),
+    /// What the case did to its settled pod has come about, or is refused.
+    Followed,
 }
 
 impl Until {
@@ -41,6 +43,15 @@ impl Until {
                 events.iter().any(|e| e["involvedObject"]["uid"] == *uid && e["reason"] == reason.as_str())
             }
             Self::After(seconds) => age >= *seconds,
+            Self::Followed => {
+                let debuggers = pod["status"]["ephemeralContainerStatuses"].as_array().into_iter().flatten();
+                let asked = pod["spec"]["ephemeralContainers"].as_array().map_or(0, Vec::len);
+                let status = &pod["status"];
+                let begun = |c: &&Value| c["state"]["waiting"]["reason"] != "ContainerCreating";
+                debuggers.filter(begun).count() == asked
+                    && status["observedGeneration"] == pod["metadata"]["generation"]
+                    && bed::kubectl::condition(pod, "PodResizeInProgress").is_none()
+            }
         }
     }
 }

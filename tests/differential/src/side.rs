@@ -1,14 +1,19 @@
 //! One of the two kubelets: its node, its namespace, its proxy; makes pods there and captures what became of them.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bed::{Cluster, Kubectl, Node};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    corpus::{self, Case},
+    corpus::{self, Case, Then},
+    files,
     normal::Normal,
     proxy::{Call, Proxy},
 };
@@ -28,6 +33,7 @@ impl Side {
         let words = [
             (node.dir.display().to_string(), "NODE-DIR"),
             (cluster.dir.display().to_string(), "RUN-DIR"),
+            (cluster.cache().root().display().to_string(), "CACHE"),
             (node.cgroup(), "CGROUP"),
             (name.clone(), "NODE"),
         ];
@@ -45,45 +51,68 @@ impl Side {
         self.kubectl.run(&all)
     }
 
-    fn list(&self, kind: &str) -> Result<Vec<Value>> {
-        let text = self.kubectl(&["get", kind, "-o", "json"])?;
-        let list: Value = serde_json::from_str(&text)?;
-        Ok(list["items"].as_array().cloned().unwrap_or_default())
-    }
-
     /// A namespace with what the cases refer to.
     pub fn prepare(&self) -> Result<()> {
         let _ = self.kubectl.run(&["delete", "namespace", &self.namespace, "--ignore-not-found"]);
         self.kubectl.run(&["create", "namespace", &self.namespace])?;
-        self.feed("apply", &corpus::objects()?)?;
+        files::make_scratch(&self.node.dir)?;
+        self.feed(&["apply"], &corpus::objects()?)?;
         bed::wait::until("the default service account", bed::wait::LONG, || {
             Ok(self.kubectl(&["get", "serviceaccount", "default"]).is_ok()
                 && self.kubectl(&["get", "configmap", "kube-root-ca.crt"]).is_ok())
         })
     }
 
-    fn feed(&self, verb: &str, manifest: &str) -> Result<()> {
+    fn feed(&self, verb: &[&str], manifest: &str) -> Result<()> {
         let file = self.node.dir.join("feed.yml");
         fs::write(&file, manifest)?;
-        self.kubectl(&[verb, "-f", &file.display().to_string()])?;
+        self.kubectl(&[verb, &["-f", &file.display().to_string()]].concat())?;
         Ok(())
     }
 
-    /// Pods that the API server refuses are faults of the corpus and end the run.
-    pub fn create(&self, cases: &[Case]) -> Result<()> {
-        let pods: Vec<Value> = cases.iter().map(|case| case.pod(self.name())).collect();
-        self.feed("create", &json!({"apiVersion": "v1", "kind": "List", "items": pods}).to_string())
+    /// Pods that the API server would refuse are faults of the corpus and end the run before it starts.
+    pub fn check(&self, cases: &[Case]) -> Result<()> {
+        self.feed(&["create", "--dry-run=server"], &self.list(cases))
     }
 
-    pub fn debug(&self, case: &Case) -> Result<()> {
-        let Some(image) = &case.debug else { return Ok(()) };
-        let image = corpus::full_name(image);
-        self.kubectl(&["debug", &case.name, "--image", image, "-c", "debugger", "--", "sleep", "3600"])?;
+    pub fn create(&self, cases: &[&Case]) -> Result<()> {
+        self.feed(&["create"], &self.list(cases.iter().copied()))
+    }
+
+    fn list<'a>(&self, cases: impl IntoIterator<Item = &'a Case>) -> String {
+        let pods: Vec<Value> = cases.into_iter().map(|case| case.pod(self.name())).collect();
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": pods}).to_string();
+        list.replace("NODE-DIR", &self.node.dir.display().to_string())
+    }
+
+    /// What the case wants done once its pod is settled.
+    pub fn then(&self, case: &str, then: &Then) -> Result<()> {
+        match then {
+            Then::Debug(image) => {
+                let image = corpus::full_name(image);
+                self.kubectl(&["debug", case, "--image", image, "-c", "debugger", "--", "sleep", "3600"])?;
+            }
+            Then::Resize(spec) => {
+                let patch = json!({"spec": spec}).to_string();
+                self.kubectl(&["patch", "pod", case, "--subresource=resize", "--type=strategic", "-p", &patch])?;
+            }
+        }
         Ok(())
     }
 
     pub fn snapshot(&self) -> Result<Snapshot> {
-        Ok(Snapshot { pods: by_name(self.list("pods")?), events: self.list("events")? })
+        let list: Value = serde_json::from_str(&self.kubectl(&["get", "pods,events", "-o", "json"])?)?;
+        let mut snapshot = Snapshot::default();
+        for item in list["items"].as_array().into_iter().flatten() {
+            match item["kind"].as_str() {
+                Some("Pod") => {
+                    let name = item["metadata"]["name"].as_str().unwrap_or_default();
+                    snapshot.pods.insert(name.to_owned(), item.clone());
+                }
+                _ => snapshot.events.push(item.clone()),
+            }
+        }
+        Ok(snapshot)
     }
 
     /// Everything about one pod that should be the same on both sides.
@@ -93,18 +122,25 @@ impl Side {
         let cri = requests(&calls);
         let view = json!({
             "status": pod["status"],
-            "hosts": hosts_file(&cri),
+            "hosts": files::hosts(&cri),
+            "volumes": files::volumes(&cri, &self.node.root_dir()),
+            "logs": files::logs(&cri),
             "cgroup": cgroup(&cri),
             "cri": cri,
         });
         self.normal.value(&view)
     }
 
-    /// What is known only at the end: the events, and how containers were stopped.
-    pub fn epilogue(&self, events: &[Value], uid: &str) -> Value {
+    /// What is known only at the end: the events, and how the containers that stay were stopped.
+    pub fn epilogue(&self, events: &[Value], uid: &str, stay: &BTreeSet<String>) -> Value {
         let mut told = Map::new();
         for event in events.iter().filter(|e| e["involvedObject"]["uid"] == uid) {
             let text = |field: &Value| field.as_str().unwrap_or_default().to_owned();
+            if let Some(name) = text(&event["message"]).strip_prefix("Stopping container ")
+                && !stay.contains(name)
+            {
+                continue;
+            }
             let line = format!(
                 "{} {} [{}] {}",
                 text(&event["type"]),
@@ -114,13 +150,16 @@ impl Side {
             );
             told.insert(self.normal.text(&line), true.into());
         }
-        json!({"events": told, "stops": self.normal.value(&stops(&self.proxy.calls(uid)))})
+        let calls = self.proxy.calls(uid);
+        let updates = updates(&calls);
+        json!({"events": told, "stops": self.normal.value(&stops(&calls, stay)), "updates": self.normal.value(&updates)})
     }
 
-    pub fn delete(&self, cases: &[Case]) -> Result<()> {
-        let mut args = vec!["delete", "pod", "--ignore-not-found", "--wait=true", "--timeout=120s"];
-        args.extend(cases.iter().map(|case| case.name.as_str()));
-        self.kubectl(&args).with_context(|| format!("pods of {} do not go away", self.name()))?;
+    /// Without waiting for the end.
+    pub fn delete(&self, cases: &[&str]) -> Result<()> {
+        let mut args = vec!["delete", "pod", "--ignore-not-found", "--wait=false"];
+        args.extend(cases);
+        self.kubectl(&args)?;
         Ok(())
     }
 }
@@ -130,10 +169,6 @@ impl Side {
 pub struct Snapshot {
     pub pods: BTreeMap<String, Value>,
     pub events: Vec<Value>,
-}
-
-fn by_name(items: Vec<Value>) -> BTreeMap<String, Value> {
-    items.into_iter().map(|item| (item["metadata"]["name"].as_str().unwrap_or_default().to_owned(), item)).collect()
 }
 
 /// The first request of each kind: later attempts come at their own times.
@@ -172,23 +207,31 @@ fn readable(mut config: Value) -> Value {
     config
 }
 
-fn stops(calls: &[Call]) -> Value {
+/// The last request to change each container's resources.
+fn updates(calls: &[Call]) -> Value {
+    let updates = calls.iter().filter(|call| call.method == "UpdateContainerResources");
+    let named = |call: &Call| call.request["containerId"].as_str().unwrap_or_default().to_owned();
+    updates.map(|call| (named(call), call.request["linux"].clone())).collect::<Map<_, _>>().into()
+}
+
+fn stops(calls: &[Call], stay: &BTreeSet<String>) -> Value {
     let stops = calls.iter().filter(|call| call.method == "StopContainer");
     let mut first = Map::new();
     for Call { request, .. } in stops {
         let name = request["containerId"].as_str().unwrap_or_default();
-        first.entry(name).or_insert_with(|| request["timeout"].clone());
+        if stay.contains(name) {
+            first.entry(name).or_insert_with(|| request["timeout"].clone());
+        }
     }
     first.into()
 }
 
-/// Lines of the file that is mounted at /etc/hosts.
-fn hosts_file(cri: &Value) -> Value {
-    let containers = cri["containers"].as_object().into_iter().flatten();
-    let mounts = containers.flat_map(|(_, config)| config["mounts"].as_array().into_iter().flatten());
-    let path = mounts.filter(|m| m["containerPath"] == "/etc/hosts").find_map(|m| m["hostPath"].as_str());
-    let text = path.and_then(|path| fs::read_to_string(path).ok());
-    text.map_or(Value::Null, |text| text.lines().collect())
+/// Containers that ran from the first and still did: whether one that comes and goes is stopped at the end is chance.
+pub fn staying(view: &Value) -> BTreeSet<String> {
+    let lists = ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"];
+    let all = lists.iter().flat_map(|list| view["status"][list].as_array().into_iter().flatten());
+    let stay = all.filter(|c| c["state"].get("running").is_some() && c["restartCount"] == 0);
+    stay.filter_map(|c| Some(c["name"].as_str()?.to_owned())).collect()
 }
 
 /// Limits of the pod's group, where it is in cgroup v1 hierarchies.

@@ -9,24 +9,28 @@ use host::{MachineFacts, RootDir, addresses::NodeIp};
 use node::{HardEviction, NodeConfig, NodeFacts, Threshold};
 use pod::{
     backoff::BackoffLimits,
+    memory_qos::MemoryQos,
     quantity::{Amounts, Quantity},
     sysctl::SysctlPolicy,
 };
 use pod_workers::DispatcherConfig;
 use runtime::{
     RuntimeConfig,
-    resources::{MemoryQos, ResourceRules, SwapBehavior},
+    resources::{ResourceRules, SwapBehavior},
+    user_ids::{self, UserIds},
 };
 
-use crate::options::Options;
+use crate::{config::types::KubeletConfiguration, options::Options};
 
-pub(super) fn root_dir(options: &Options) -> anyhow::Result<RootDir> {
+/// And whether no agent has used it before.
+pub(super) fn root_dir(options: &Options) -> anyhow::Result<(RootDir, bool)> {
     let root = RootDir::new(&options.flags.root_dir).with_logs(&options.config.pod_logs_dir, "/var/log/containers");
+    let is_new = !root.pods().exists();
     root.create().with_context(|| format!("cannot make --root-dir {}", options.flags.root_dir.display()))?;
     if let Err(error) = root.make_shared() {
         tracing::warn!(%error, "the root directory is not a shared mount: mounts do not propagate from pods");
     }
-    Ok(root)
+    Ok((root, is_new))
 }
 
 /// The driver that the runtime itself uses; an older one does not say, and the configuration decides.
@@ -48,11 +52,20 @@ pub(super) async fn cgroups(options: &Options, cri: &Cri) -> anyhow::Result<Cgro
         cpu_cfs_quota_period: config.cpu_cfs_quota_period.std(),
         pod_pids_limit: config.pod_pids_limit,
         enforce_pods: config.enforce_node_allocatable.iter().any(|e| e == "pods"),
+        memory_qos: memory_qos(options),
     })?;
     Ok(cgroups)
 }
 
-/// The agent's own limits and the kernel settings that pods rely on; what is not permitted is only logged.
+fn memory_qos(options: &Options) -> Option<MemoryQos> {
+    let config = &options.config;
+    options.gates.enabled("MemoryQoS").then(|| MemoryQos {
+        tiered_reservation: config.memory_reservation_policy == "TieredReservation",
+        throttling_factor: config.memory_throttling_factor,
+    })
+}
+
+/// The agent's own limits; what is not permitted is only logged.
 pub(super) fn tune(options: &Options) {
     let wanted = options.config.max_open_files.max(0) as u64;
     let limit = rustix::process::Rlimit { current: Some(wanted), maximum: Some(wanted) };
@@ -62,27 +75,9 @@ pub(super) fn tune(options: &Options) {
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", options.config.oom_score_adj.to_string()) {
         tracing::debug!(%error, "oomScoreAdj not set");
     }
-    let settings = [
-        ("vm/overcommit_memory", "1"),
-        ("vm/panic_on_oom", "0"),
-        ("kernel/panic", "10"),
-        ("kernel/panic_on_oops", "1"),
-        ("kernel/keys/root_maxkeys", "1000000"),
-        ("kernel/keys/root_maxbytes", "25000000"),
-    ];
-    for (name, value) in settings {
-        let path = Path::new("/proc/sys").join(name);
-        let same = std::fs::read_to_string(&path).is_ok_and(|now| now.trim() == value);
-        if !same
-            && !options.config.protect_kernel_defaults
-            && let Err(error) = std::fs::write(&path, value)
-        {
-            tracing::debug!(%error, setting = name, value, "kernel setting not changed");
-        }
-    }
 }
 
-pub(super) fn node_config(options: &Options, root: &RootDir) -> anyhow::Result<NodeConfig> {
+pub(super) fn node_config(options: &Options, root: &RootDir, new_machine: bool) -> anyhow::Result<NodeConfig> {
     let (config, flags) = (&options.config, &options.flags);
     let ips = options.node_ips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",");
     let (kube, system) = options.reserved();
@@ -105,6 +100,7 @@ pub(super) fn node_config(options: &Options, root: &RootDir) -> anyhow::Result<N
         max_images: config.node_status_max_images,
         local_storage_isolation: config.local_storage_capacity_isolation,
         root_dir: root.path().to_owned(),
+        new_machine,
         kube_reserved: amounts("kubeReserved", &kube)?,
         system_reserved: amounts("systemReserved", &system)?,
         hard_eviction: hard_eviction(options)?,
@@ -143,6 +139,13 @@ fn hard_eviction(options: &Options) -> anyhow::Result<HardEviction> {
     Ok(HardEviction { memory: threshold("memory.available")?, nodefs: threshold("nodefs.available")? })
 }
 
+fn user_ids(config: &KubeletConfiguration) -> anyhow::Result<UserIds> {
+    let per_pod = config.user_namespaces.as_ref().and_then(|users| users.ids_per_pod).map_or(Ok(65_536), u32::try_from);
+    let delegated = user_ids::delegated().context("user namespaces of pods")?;
+    let max_pods = u32::try_from(config.max_pods).unwrap_or_default();
+    UserIds::new(per_pod.context("userNamespaces.idsPerPod")?, delegated, max_pods).context("user namespaces of pods")
+}
+
 pub(super) fn runtime_config(
     options: &Options,
     root: &RootDir,
@@ -164,10 +167,7 @@ pub(super) fn runtime_config(
         },
         swap_controller: runtime::machine::swap_controller(v2),
         swap_capacity: machine.swap_bytes as i64,
-        memory_qos: options.gates.enabled("MemoryQoS").then(|| MemoryQos {
-            tiered_reservation: config.memory_reservation_policy == "TieredReservation",
-            throttling_factor: config.memory_throttling_factor,
-        }),
+        memory_qos: memory_qos(options),
         huge_page_sizes: machine.hugepages.iter().filter_map(|h| i64::try_from(h.page_size).ok()).collect(),
     };
     let node_ips = facts.host_ips.iter().filter_map(|ip| ip.parse().ok()).collect();
@@ -180,12 +180,7 @@ pub(super) fn runtime_config(
         resources,
         masked_paths: runtime::machine::masked_paths(),
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
-        ids_per_pod: config
-            .user_namespaces
-            .as_ref()
-            .and_then(|u| u.ids_per_pod)
-            .and_then(|n| u32::try_from(n).ok())
-            .unwrap_or(65_536),
+        user_ids: user_ids(config)?,
         ..RuntimeConfig::new(root.clone())
     })
 }

@@ -77,8 +77,7 @@ const CPU_MANAGER: Support = NotYet("containers get no exclusive CPUs yet");
 const MEMORY_MANAGER: Support = NotYet("containers get no NUMA-bound memory yet");
 const TOPOLOGY: Support = NotYet("no NUMA alignment yet");
 const IPTABLES: Support = NoEffect("unused upstream since the dockershim left");
-const MEMORY_QOS: Support =
-    Partly("set for containers (cgroup v2); the groups of pods and QoS classes protect nothing yet");
+const MEMORY_QOS: Support = Partly("a pod's protection follows a resize only when its memory limit changes");
 const PROFILING: Support = NotYet("there is no profiling endpoint yet");
 
 pub const FIELDS: &[Field] = &[
@@ -186,12 +185,7 @@ pub const FIELDS: &[Field] = &[
     plain("podsPerCore", Int32, "", Works),
     plain("port", Int32, "10250", Works),
     plain("preloadedImagesVerificationAllowlist", Texts, "", Works),
-    plain(
-        "protectKernelDefaults",
-        Bool,
-        "",
-        Partly("true leaves the kernel's settings alone, without refusing to start on wrong ones"),
-    ),
+    plain("protectKernelDefaults", Bool, "", Works),
     plain("providerID", Text, "", Works),
     plain("qosReserved", Map, "", NotYet("no memory is reserved by QoS class yet")),
     plain("readOnlyPort", Int32, "", Works),

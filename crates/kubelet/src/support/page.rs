@@ -154,6 +154,17 @@ fn gates_section(out: &mut String) {
     table(out, &["gate", "stage", "default", "state", "note"], rows);
 }
 
+/// Those that the differential test excuses.
+fn differences_beside_upstream() -> Vec<String> {
+    #[derive(serde::Deserialize)]
+    struct Entry {
+        reason: String,
+    }
+    let text = fs::read_to_string(repository().join("tests/differential/known.yml")).unwrap();
+    let entries: Vec<Entry> = serde_yaml_ng::from_str(&text).unwrap();
+    entries.into_iter().map(|entry| entry.reason).collect()
+}
+
 fn page() -> String {
     let mut out = format!(
         "# What works\n\n<!-- Generated from the tables in crates/kubelet/src. To change it, change them and run\n     UPDATE=1 cargo test -p kubelet support_md -->\n\n\
@@ -178,7 +189,13 @@ fn page() -> String {
         .map(|(path, support)| vec![format!("`{path}`"), state(*support).to_owned(), note(*support).to_owned()]);
     table(&mut out, &["path", "state", "note"], rows);
     out.push_str("## Known differences\n\n");
-    for difference in serving::DIFFERENCES {
+    let mut differences: Vec<String> = serving::DIFFERENCES.iter().map(|&text| text.to_owned()).collect();
+    for reason in differences_beside_upstream() {
+        if !differences.contains(&reason) {
+            differences.push(reason);
+        }
+    }
+    for difference in differences {
         let _ = writeln!(out, "- {difference}");
     }
     out.push_str("\n## Upstream tests that fail\n\n");

@@ -23,7 +23,7 @@ impl Preemptions {
 }
 
 impl Dispatcher {
-    /// None: others are on their way out to make room; their end is the time to ask again.
+    /// None: others are on their way out to make room, or the node is asked for; then is the time to try again.
     pub(super) fn fits_or_preempts(&mut self, desired: &DesiredPod, node: &NodeView) -> Option<Result<(), Rejection>> {
         let active = self.active();
         if let Some(victims) = self.preemptions.0.get(&desired.uid) {
@@ -33,14 +33,15 @@ impl Dispatcher {
             self.preemptions.forget(&desired.uid);
         }
         let active: Vec<&DesiredPod> = active.iter().collect();
-        let Err(refusal) = pod::admit::admit(desired, &active, node) else { return Some(Ok(())) };
+        let Err(refusal) = self.verdict(desired, &active, node)? else { return Some(Ok(())) };
         // Only want of resources is a reason to end others.
         if !desired.is_critical() || !refusal.reason.starts_with("OutOf") {
             return Some(Err(refusal));
         }
-        match preempt::victims(desired, &active, &shortages(desired, &active, node)) {
+        let shortages = shortages(desired, &active, node);
+        match preempt::victims(desired, &active, &shortages) {
             Ok(victims) => {
-                self.preempt(desired, &victims);
+                self.preempt(desired, &victims, shortages.first().map_or("", |first| &first.resource));
                 None
             }
             Err(why) => {
@@ -51,8 +52,9 @@ impl Dispatcher {
         }
     }
 
-    fn preempt(&mut self, critical: &DesiredPod, victims: &[&DesiredPod]) {
+    fn preempt(&mut self, critical: &DesiredPod, victims: &[&DesiredPod], resource: &str) {
         for victim in victims {
+            metrics::admission::preempted(resource);
             tracing::info!(pod = %victim.key, uid = %victim.uid, critical = %critical.key, "preempting a pod");
             self.parts.events.pod(victim, EventType::Warning, preempt::REASON, preempt::MESSAGE);
             let cause = TerminationCause::Failed {

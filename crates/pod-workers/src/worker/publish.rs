@@ -26,6 +26,7 @@ impl Worker {
 
     pub(super) fn publish(&mut self) {
         self.note_step();
+        self.count_resize();
         let observed = self.observed.borrow().clone();
         let probes = self.probes.borrow().clone();
         let node = self.parts.node.borrow().clone();

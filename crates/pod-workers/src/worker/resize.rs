@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use metrics::resizes::InProgress;
 use pod::{
     ContainerId, Mono, ObservedPod,
     mounts::EventType,
@@ -20,6 +21,8 @@ pub(super) struct Resizer {
     accepted: Option<Accepted>,
     /// What the pod's cgroup was last made to fit.
     fits: Option<PodResources>,
+    /// For the metrics.
+    in_progress: Option<InProgress>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -42,6 +45,12 @@ impl Resizer {
 }
 
 impl Worker {
+    pub(super) fn count_resize(&mut self) {
+        let before = self.resizer.in_progress.take();
+        let resizing = self.report.resize.in_progress.is_some();
+        self.resizer.in_progress = resizing.then(|| before.unwrap_or_else(InProgress::begun));
+    }
+
     /// To be called before the new version of the pod takes the place of the old one.
     pub(super) fn heed_resize(&mut self, inbox: &Inbox) {
         let word = &inbox.resize;

@@ -85,6 +85,24 @@ async fn until_the_node_is_known_only_static_pods_start_and_deleted_ones_go() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_may_come_before_the_word_of_the_label_that_it_wants() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let wants = |name: &str, disk: &str| {
+        let selector = [("disk".to_owned(), disk.to_owned())].into();
+        machine.create(pod(name).container("app", "nginx").spec(|s| s.node_selector = Some(selector)))
+    };
+    let (fast, slow) = (wants("fast", "ssd"), wants("slow", "tape"));
+    let metadata = serde_json::json!({"name": "node-a", "labels": {"disk": "ssd"}});
+    machine.api.put(serde_json::json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata}));
+    agent.set(&fast).await;
+    agent.set(&slow).await;
+    agent.until_running(&fast).await;
+    agent.until("the API knows", || machine.phase(&slow) == "Failed").await;
+    assert_eq!(machine.object(&slow).unwrap()["status"]["reason"], "NodeAffinity");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_orphan_is_stopped_only_after_all_sources_have_spoken() {
     let machine = Machine::new();
     let orphan = web().desired();

@@ -4,13 +4,14 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use apiserver::{ApiServer, ClientOptions, Events, Services};
 use cri::Cri;
+use futures::future::BoxFuture;
 use host::{Clock, RootDir};
 use images::{CredentialProviders, Images, ImagesConfig, PullLimits};
 use node::NodeFacts;
 use pleg::{Pleg, PlegConfig};
 use pod::{
     DesiredPod, Life, Mono, PodUid, Source,
-    api::{ContainerState, Pod, PodStatus},
+    api::{ContainerState, Node, Pod, PodStatus},
     backoff::BackoffLimits,
     sysctl::SysctlPolicy,
 };
@@ -114,7 +115,7 @@ impl Machine {
             }),
             cgroups: Arc::new(cgroups::Cgroups::new(cgroups).unwrap()),
             prober: Prober::new(cri, clock, events),
-            status: StatusManager::spawn(Some(api), clock),
+            status: StatusManager::spawn(Some(api.clone()), clock),
             node,
             view: PodsView::default(),
             allocated: ResourceRecords::in_memory(),
@@ -130,7 +131,12 @@ impl Machine {
             limited_swap: false,
         };
         let (commands, orders) = mpsc::channel(16);
-        let dispatcher = tokio::spawn(Dispatcher::new(parts.clone(), config).run(orders));
+        let asks_node = move || -> BoxFuture<'static, Option<Node>> {
+            let api = api.clone();
+            Box::pin(async move { api.get_node("node-a").await.ok() })
+        };
+        let dispatcher = Dispatcher::new(parts.clone(), config).asks_node(asks_node);
+        let dispatcher = tokio::spawn(dispatcher.run(orders));
         Agent { parts, facts, commands, dispatcher }
     }
 

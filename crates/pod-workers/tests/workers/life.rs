@@ -54,17 +54,54 @@ async fn a_deletion_during_an_image_pull_ends_the_pod_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_is_not_cut_off_by_the_end_of_its_pod() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    machine.cri.delay("start_container", s(3));
+    agent.set(&web).await;
+    agent.until("it is being started", || machine.cri.calls("start_container") == 1).await;
+    let (reason, message) = ("Evicted".to_owned(), "low on memory".to_owned());
+    let cause = TerminationCause::Failed { reason, message, disruption: true };
+    agent.tell(PodCommand::End { uid: web.uid.clone(), cause, grace: Some(s(30)) }).await;
+    agent.until("the API knows", || machine.phase(&web) == "Failed").await;
+    let container = machine.cri.container_status(&machine.cri.container(&web.uid, "app").unwrap()).unwrap();
+    assert!(container.started_at > 0 && container.finished_at > 0, "{container:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deletion_while_the_sandbox_is_made_ends_the_pod_at_once() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    machine.cri.delay("run_podsandbox", s(100));
+    agent.tell(PodCommand::SourcesReady).await;
+    agent.set(&web).await;
+    agent.until("it is being made", || machine.cri.calls("run_podsandbox") == 1).await;
+    agent.set(&machine.deleted(&web, 30)).await;
+    assert!(agent.until("its object is gone", || machine.object(&web).is_none()).await < s(3));
+    agent.removed(&web).await;
+    sleep(s(200)).await;
+    assert!(machine.cri.calls("stop_podsandbox") > 0, "it came late");
+    assert_eq!(machine.cri.sandbox_count(), 0, "and went");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_that_comes_after_its_pods_eviction_is_stopped() {
     let machine = Machine::new();
     let agent = machine.agent().await;
     let web = machine.create(web());
     machine.cri.delay("run_podsandbox", s(100));
     agent.set(&web).await;
     agent.until("it is being made", || machine.cri.calls("run_podsandbox") == 1).await;
-    agent.set(&machine.deleted(&web, 30)).await;
-    assert!(agent.until("its object is gone", || machine.object(&web).is_none()).await < s(3));
-    sleep(s(200)).await;
-    assert_eq!(machine.cri.sandbox_count(), 0);
+    let (reason, message) = ("Evicted".to_owned(), "low on memory".to_owned());
+    let cause = TerminationCause::Failed { reason, message, disruption: true };
+    agent.tell(PodCommand::End { uid: web.uid.clone(), cause, grace: Some(s(3)) }).await;
+    agent.until("the API knows", || machine.phase(&web) == "Failed").await;
+    agent.until("the sandbox is there", || machine.cri.sandbox_count() == 1).await;
+    agent.until("the sandbox is stopped", || machine.cri.calls("stop_podsandbox") == 1).await;
+    sleep(s(60)).await;
+    assert_eq!((machine.cri.calls("stop_podsandbox"), machine.phase(&web)), (1, "Failed".into()));
 }
 
 #[tokio::test(start_paused = true)]

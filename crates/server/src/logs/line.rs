@@ -1,8 +1,10 @@
-//! The CRI log format, `<RFC 3339 time> <stream> <tags> <text>`, and what of a line a client gets.
+//! The formats of log files and what of a line a client gets: CRI's, `<RFC 3339 time> <stream> <tags> <text>`, and
+//! Docker's JSON, which cri-dockerd leads to.
 
 use std::borrow::Cow;
 
 use jiff::Timestamp;
+use serde::Deserialize;
 
 use super::options::{LogOptions, Stream};
 
@@ -11,30 +13,49 @@ use super::options::{LogOptions, Stream};
 pub struct Line<'a> {
     pub time: Timestamp,
     /// The time as written.
-    written: &'a str,
+    written: Cow<'a, str>,
     pub stream: Stream,
-    /// With its newline, unless the runtime cut a long line here (tag `P`).
-    pub text: &'a [u8],
+    /// With its newline, unless the runtime cut a long line here.
+    pub text: Cow<'a, [u8]>,
+}
+
+#[derive(Deserialize)]
+struct DockerLine<'a> {
+    #[serde(borrow, default)]
+    log: Cow<'a, str>,
+    #[serde(borrow)]
+    stream: Cow<'a, str>,
+    #[serde(borrow)]
+    time: Cow<'a, str>,
 }
 
 impl<'a> Line<'a> {
-    /// None when it is not of that format.
+    /// None when it is of neither format.
     pub fn parse(raw: &'a [u8]) -> Option<Self> {
+        if raw.starts_with(b"{") { Self::parse_docker(raw) } else { Self::parse_cri(raw) }
+    }
+
+    fn parse_docker(raw: &'a [u8]) -> Option<Self> {
+        let DockerLine { log, stream, time: written } = serde_json::from_slice(raw).ok()?;
+        let text = match log {
+            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+        };
+        Some(Self { time: written.parse().ok()?, written, stream: stream_of(stream.as_bytes())?, text })
+    }
+
+    fn parse_cri(raw: &'a [u8]) -> Option<Self> {
         let (written, rest) = split(raw)?;
         let written = std::str::from_utf8(written).ok()?;
         let time = written.parse().ok()?;
         let (stream, rest) = split(rest)?;
-        let stream = match stream {
-            b"stdout" => Stream::Stdout,
-            b"stderr" => Stream::Stderr,
-            _ => return None,
-        };
+        let stream = stream_of(stream)?;
         let (tags, mut text) = split(rest)?;
         let partial = tags.split(|byte| *byte == b':').next() == Some(b"P");
         if partial {
             text = text.strip_suffix(b"\n").unwrap_or(text);
         }
-        Some(Self { time, written, stream, text })
+        Some(Self { time, written: written.into(), stream, text: text.into() })
     }
 
     /// The time with nine digits of fraction, as `kubectl logs --timestamps` shows it.
@@ -44,6 +65,14 @@ impl<'a> Line<'a> {
         let (seconds, fraction) = moment.split_once('.').unwrap_or((moment, ""));
         let zone = if zone == "+00:00" { "Z" } else { zone };
         format!("{seconds}.{fraction:0<9}{zone}")
+    }
+}
+
+fn stream_of(name: &[u8]) -> Option<Stream> {
+    match name {
+        b"stdout" => Some(Stream::Stdout),
+        b"stderr" => Some(Stream::Stderr),
+        _ => None,
     }
 }
 
@@ -96,10 +125,10 @@ impl Filter {
         if too_old || other_stream {
             return;
         }
-        let mut text = Cow::Borrowed(line.text);
+        let mut text = Cow::Borrowed(&*line.text);
         if self.options.timestamps && self.at_line_start {
             let stamp = line.fixed_width_time();
-            text = Cow::Owned([stamp.as_bytes(), b" ", line.text].concat());
+            text = Cow::Owned([stamp.as_bytes(), b" ", &line.text].concat());
         }
         let length = text.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         out.extend_from_slice(&text[..length]);
@@ -121,7 +150,7 @@ mod tests {
     #[test]
     fn a_line_is_time_stream_tags_and_text() {
         let line = Line::parse(b"2016-10-06T00:17:09.669794202Z stderr F:X a  b\n").unwrap();
-        assert_eq!((line.stream, line.text), (Stream::Stderr, &b"a  b\n"[..]));
+        assert_eq!((line.stream, &*line.text), (Stream::Stderr, &b"a  b\n"[..]));
         assert_eq!(line.time, "2016-10-06T00:17:09.669794202Z".parse().unwrap());
         for bad in [
             "",
@@ -180,6 +209,19 @@ mod tests {
             "one\n",
             "the reader begins at the right line; what is written later is not shown"
         );
+    }
+
+    #[test]
+    fn dockers_lines_are_read_too() {
+        let lines = [
+            r#"{"log":"a \"b\"\n","stream":"stdout","time":"2016-10-20T18:39:20.57606443Z"}"#,
+            r#"{"log":"cut","stream":"stderr","time":"2016-10-20T18:39:21Z","attrs":{}}"#,
+            r#"{"log":" off\n","stream":"stderr","time":"2016-10-20T18:39:22Z"}"#,
+            r#"{"passwords":[]}"#,
+        ];
+        let stamped = filtered(LogOptions { timestamps: true, ..Default::default() }, &lines);
+        let expected = "2016-10-20T18:39:20.576064430Z a \"b\"\n2016-10-20T18:39:21.000000000Z cut off\n";
+        assert_eq!(stamped, expected);
     }
 
     #[test]

@@ -77,13 +77,18 @@ impl Place {
         ServerError::ReadLog { path: self.root.join(&self.path).display().to_string(), source }
     }
 
-    /// No symbolic link counts: a container that can write to the log directory must not lead us elsewhere.
+    /// Only the log itself may be a link: cri-dockerd makes it one to Docker's own. Who can write to the log directory
+    /// may so lead us elsewhere, but of what we find there only lines of a log are shown.
     fn open(&self) -> io::Result<OpenFile> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let root = rustix::fs::openat(CWD, &self.root, flags | OFlags::DIRECTORY, Mode::empty())?;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let opened: OwnedFd = rustix::fs::openat2(&root, &self.path, flags, Mode::empty(), resolve)?;
-        let file = File::from(opened);
+        let (Some(directory), Some(name)) = (self.path.parent(), self.path.file_name()) else {
+            return Err(io::ErrorKind::InvalidFilename.into());
+        };
+        let directory: OwnedFd =
+            rustix::fs::openat2(&root, directory, flags | OFlags::DIRECTORY, Mode::empty(), resolve)?;
+        let file = File::from(rustix::fs::openat(&directory, name, flags, Mode::empty())?);
         let facts = file.metadata()?;
         if !facts.is_file() {
             return Err(io::Error::other("not a regular file"));
@@ -149,9 +154,11 @@ impl Log {
     fn watch(&self) -> io::Result<EventStream<Vec<u8>>> {
         let inotify = Inotify::init()?;
         let path = self.place.root.join(&self.place.path);
-        let directory = path.parent().unwrap_or(&self.place.root);
         let mask = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::DELETE_SELF;
-        inotify.watches().add(directory, mask)?;
+        // The file itself may be elsewhere. Of a directory that is told twice there is one watch.
+        for path in [path.canonicalize().ok(), Some(path)].into_iter().flatten() {
+            inotify.watches().add(path.parent().unwrap_or(&self.place.root), mask)?;
+        }
         inotify.into_event_stream(vec![0; 4096])
     }
 

@@ -142,6 +142,15 @@ impl Node {
         ask(TcpStream::connect(self.healthz).await.unwrap(), "GET", path, &[]).await.into_answer().await
     }
 
+    /// Connects to every port without a word. Whether the node has hung up on all of them by then.
+    pub async fn hangs_up_on_the_silent(&self, within: Duration) -> bool {
+        let hung_up = [self.main, self.read_only, self.healthz].map(async |address| {
+            let mut socket = TcpStream::connect(address).await.unwrap();
+            tokio::time::timeout(within, socket.read(&mut [0; 64])).await.is_ok()
+        });
+        futures::future::join_all(hung_up).await.into_iter().all(|hung_up| hung_up)
+    }
+
     pub async fn follow(&self, path: &str) -> Follower {
         let reply = ask(self.tls(Some(self.ca.client("admin"))).await, "GET", path, &[]).await;
         assert_eq!(reply.0.status(), StatusCode::OK);

@@ -110,8 +110,14 @@ impl RuntimeService for Fake {
         let request = request.into_inner();
         let config = request.config.unwrap_or_default();
         let name = config.metadata.as_ref().map(|m| m.name.clone()).unwrap_or_default();
-        let mut state = self.enter("run_podsandbox", &name).await?;
-        reply(v1::RunPodSandboxResponse { pod_sandbox_id: state.run_sandbox(config, request.runtime_handler) })
+        // As a real runtime may, it goes on though the caller no longer waits.
+        let fake = self.clone();
+        let making = tokio::spawn(async move {
+            let mut state = fake.enter("run_podsandbox", &name).await?;
+            Ok::<_, Status>(state.run_sandbox(config, request.runtime_handler))
+        });
+        let pod_sandbox_id = making.await.map_err(|e| Status::internal(e.to_string()))??;
+        reply(v1::RunPodSandboxResponse { pod_sandbox_id })
     }
 
     async fn stop_pod_sandbox(&self, request: Request<v1::StopPodSandboxRequest>) -> Reply<v1::StopPodSandboxResponse> {

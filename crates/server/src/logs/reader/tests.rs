@@ -139,16 +139,42 @@ async fn following_stops_at_the_byte_limit() {
 }
 
 #[tokio::test]
-async fn a_symbolic_link_is_not_followed() {
+async fn a_link_to_what_is_no_log_shows_nothing() {
     let (root, log) = directory();
     let secret = root.path().join("secret");
-    append(&secret, &line("secret"));
+    append(&secret, "root:x:0:0\n{\"password\": \"x\"}\n");
     std::os::unix::fs::symlink(&secret, &log).unwrap();
+    let (follower, _running) = read(root.path(), LogOptions::default()).await;
+    assert_eq!(follower.rest().await, "");
+}
+
+#[tokio::test]
+async fn a_log_directory_that_is_a_link_is_not_followed() {
+    let (root, log) = directory();
+    append(&log, &line("secret"));
+    std::os::unix::fs::symlink(log.parent().unwrap(), root.path().join("linked")).unwrap();
     let source = Source {
         root: root.path().into(),
-        directory: "ns_p_u/c".into(),
+        directory: "linked".into(),
         file: "0.log".into(),
         running: Running::new(async {}),
     };
     assert!(source.open(LogOptions::default()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_log_may_be_a_link_to_dockers_own() {
+    let docker = tempfile::tempdir().unwrap();
+    let json = |text: &str| format!(r#"{{"log":"{text}\n","stream":"stdout","time":"2024-01-01T00:00:00Z"}}"#) + "\n";
+    let target = docker.path().join("c-json.log");
+    append(&target, &json("a"));
+    let (root, log) = directory();
+    std::os::unix::fs::symlink(&target, &log).unwrap();
+    let (mut follower, running) = read(root.path(), follow()).await;
+    follower.sees("a\n").await;
+    fs::rename(&target, docker.path().join("c-json.log.1")).unwrap();
+    append(&target, &json("b"));
+    follower.sees("b\n").await;
+    drop(running);
+    assert_eq!(follower.rest().await, "a\nb\n");
 }
