@@ -32,7 +32,7 @@ demo-down:
 	cargo run -q -p bed -- down demo
 
 test: LINTS = 1
-test: doctor test-unit lint test-real
+test: doctor test-unit lint test-real test-differential
 
 # Unit tests, tests/tidy among them.
 test-unit:

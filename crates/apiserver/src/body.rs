@@ -7,9 +7,9 @@ use http_body_util::{BodyDataStream, BodyExt};
 use kube::client::Body;
 use serde::Deserialize;
 
-use crate::{ApiError, Refusal, request::Call};
+use crate::{ApiError, Refusal, managed_fields, request::Call};
 
-/// Reads a body to its end.
+/// Reads a body to its end. Objects come without managedFields.
 pub(crate) async fn whole(call: &Call, body: Body) -> Result<Vec<u8>, ApiError> {
     let collected = body.collect().await.map_err(|e| broken_off(call, &e))?;
     let mut rest = collected.aggregate();
@@ -20,6 +20,7 @@ pub(crate) async fn whole(call: &Call, body: Body) -> Result<Vec<u8>, ApiError> 
         bytes.extend_from_slice(chunk);
         rest.advance(length);
     }
+    managed_fields::blank(&mut bytes);
     Ok(bytes)
 }
 
@@ -87,7 +88,7 @@ impl Lines {
         Self { body: body.into_data_stream(), buffer: Vec::new(), searched: 0 }
     }
 
-    /// The next line without its end; None at the end of the body, where an unfinished line is dropped.
+    /// The next line without its end and without managedFields; None at the end of the body, where an unfinished line is dropped.
     pub(crate) async fn next(&mut self, call: &Call) -> Result<Option<Vec<u8>>, ApiError> {
         loop {
             if let Some(end) = self.buffer[self.searched..].iter().position(|b| *b == b'\n') {
@@ -95,6 +96,7 @@ impl Lines {
                 let rest = self.buffer.split_off(end + 1);
                 let mut line = std::mem::replace(&mut self.buffer, rest);
                 line.truncate(end);
+                managed_fields::blank(&mut line);
                 self.searched = 0;
                 return Ok(Some(line));
             }

@@ -13,6 +13,7 @@ mod error;
 mod events;
 mod follow;
 mod leases;
+mod managed_fields;
 mod nodes;
 mod objects;
 mod owned;

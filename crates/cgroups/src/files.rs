@@ -207,6 +207,13 @@ pub fn exists_anywhere(hierarchies: &Hierarchies, path: &str) -> bool {
     hierarchies.mount_points().iter().any(|mount| below(mount, path).is_dir())
 }
 
+pub fn first_process(hierarchies: &Hierarchies, path: &str) -> Option<u32> {
+    let files = hierarchies.mount_points().into_iter().map(|mount| below(mount, path).join("cgroup.procs"));
+    let lists = files.filter_map(|file| fs::read_to_string(file).ok());
+    // 0 is a process of another PID namespace.
+    lists.flat_map(|list| list.lines().next().and_then(|pid| pid.parse().ok())).find(|pid| *pid != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;

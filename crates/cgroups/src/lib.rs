@@ -32,7 +32,7 @@ pub use name::CgroupName;
 pub use node::{Amount, NodeResources, Reserved};
 use pod::{ContainerId, PodUid, memory_qos::MemoryQos};
 pub use pods::EnforcedLimits;
-pub use usage::{MemoryUsage, Pressure, Stall, Usage};
+pub use usage::{MemoryUsage, Pressure, Stall, Throttling, Usage};
 
 use systemd::Systemd;
 
@@ -163,6 +163,11 @@ impl Cgroups {
             Who::Path(path) => path.to_owned(),
         };
         usage::read(&self.shared.hierarchies, &path)
+    }
+
+    /// Any process right in the cgroup at that path below the hierarchies.
+    pub fn process(&self, path: &str) -> Option<u32> {
+        files::first_process(&self.shared.hierarchies, path)
     }
 
     /// A pod's path below the hierarchies, whatever its QoS class is.

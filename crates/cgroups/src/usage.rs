@@ -12,12 +12,26 @@ use crate::{
 pub struct Usage {
     /// CPU time used since the cgroup was made, nanoseconds.
     pub cpu_ns: Option<u64>,
+    pub cpu_user_ns: Option<u64>,
+    pub cpu_system_ns: Option<u64>,
+    /// None without a quota's counters.
+    pub throttling: Option<Throttling>,
     pub memory: Option<MemoryUsage>,
     pub pids: Option<u64>,
     /// Version 2 with pressure stall information.
     pub cpu_pressure: Option<Pressure>,
     pub memory_pressure: Option<Pressure>,
     pub io_pressure: Option<Pressure>,
+}
+
+/// What the CPU quota did, in periods and nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Throttling {
+    pub periods: u64,
+    pub throttled_periods: u64,
+    pub throttled_ns: u64,
+    pub burst_periods: u64,
+    pub burst_ns: u64,
 }
 
 /// Bytes.
@@ -66,6 +80,9 @@ fn read_v1(hierarchies: &Hierarchies, path: &str) -> Result<Usage> {
     }
     Ok(Usage {
         cpu_ns: number(&cpu.join("cpuacct.usage")),
+        cpu_user_ns: number(&cpu.join("cpuacct.usage_user")),
+        cpu_system_ns: number(&cpu.join("cpuacct.usage_sys")),
+        throttling: dir("cpu").ok().and_then(|dir| throttling(&table(&dir.join("cpu.stat")))),
         memory: number(&memory.join("memory.usage_in_bytes")).map(|usage| {
             let limit = number(&memory.join("memory.limit_in_bytes"));
             memory_v1(usage, limit, &table(&memory.join("memory.stat")))
@@ -97,8 +114,13 @@ fn read_v2(hierarchies: &Hierarchies, path: &str) -> Result<Usage> {
     }
     let is_root = path.trim_matches('/').is_empty();
     let usage = if is_root { root_memory() } else { number(&dir.join("memory.current")) };
+    let cpu = table(&dir.join("cpu.stat"));
+    let ns = |key: &str| cpu.get(key).map(|usec| usec.saturating_mul(1000));
     Ok(Usage {
-        cpu_ns: table(&dir.join("cpu.stat")).get("usage_usec").map(|usec| usec.saturating_mul(1000)),
+        cpu_ns: ns("usage_usec"),
+        cpu_user_ns: ns("user_usec"),
+        cpu_system_ns: ns("system_usec"),
+        throttling: throttling(&cpu),
         memory: usage.map(|usage| {
             let swap = number(&dir.join("memory.swap.current")).unwrap_or_default();
             let limit = number(&dir.join("memory.max"));
@@ -108,6 +130,19 @@ fn read_v2(hierarchies: &Hierarchies, path: &str) -> Result<Usage> {
         cpu_pressure: pressure(&dir.join("cpu.pressure")),
         memory_pressure: pressure(&dir.join("memory.pressure")),
         io_pressure: pressure(&dir.join("io.pressure")),
+    })
+}
+
+/// Of cpu.stat: version 1 counts nanoseconds, version 2 microseconds.
+fn throttling(stat: &HashMap<String, u64>) -> Option<Throttling> {
+    let get = |key: &str| stat.get(key).copied();
+    let ns = |v1: &str, v2: &str| get(v1).or_else(|| Some(get(v2)?.saturating_mul(1000))).unwrap_or_default();
+    Some(Throttling {
+        periods: get("nr_periods")?,
+        throttled_periods: get("nr_throttled").unwrap_or_default(),
+        throttled_ns: ns("throttled_time", "throttled_usec"),
+        burst_periods: get("nr_bursts").unwrap_or_default(),
+        burst_ns: ns("burst_time", "burst_usec"),
     })
 }
 
@@ -210,6 +245,17 @@ mod tests {
         let stat = parse_table("inactive_file 500\nanon 5\nfile 600\n");
         let memory = memory_v2(100, 0, Some(200), &stat);
         assert_eq!((memory.working_set, memory.rss, memory.cache, memory.limit), (0, 5, 600, Some(200)));
+    }
+
+    #[test]
+    fn throttling_is_in_nanoseconds_by_either_version() {
+        let v1 = parse_table("nr_periods 5\nnr_throttled 2\nthrottled_time 3000\nnr_bursts 1\nburst_time 4000\n");
+        let v2 =
+            parse_table("usage_usec 9\nnr_periods 5\nnr_throttled 2\nthrottled_usec 3\nnr_bursts 1\nburst_usec 4\n");
+        let expected =
+            Throttling { periods: 5, throttled_periods: 2, throttled_ns: 3000, burst_periods: 1, burst_ns: 4000 };
+        assert_eq!((throttling(&v1), throttling(&v2)), (Some(expected), Some(expected)));
+        assert_eq!(throttling(&parse_table("usage_usec 9\n")), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What containers use, as the runtime measures it. Of cgroups we read ourselves; here is what only the runtime knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use api_types::runtime::v1::{ContainerStats, ContainerStatsFilter, ListContainerStatsRequest};
 use pod::PodUid;
@@ -16,7 +16,24 @@ pub struct WritableLayer {
     pub used_bytes: u64,
 }
 
+/// The size of a container's writable layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerLayer {
+    /// A path on its filesystem.
+    pub mountpoint: String,
+    pub used_bytes: u64,
+    pub inodes_used: u64,
+}
+
 impl Cri {
+    /// By container id, of every container that was measured already.
+    pub async fn container_layers(&self) -> Result<HashMap<String, ContainerLayer>> {
+        let mut client = self.runtime.clone();
+        let request = ListContainerStatsRequest { filter: None };
+        let reply = call("list_container_stats", "", self.timeout, client.list_container_stats(request)).await?;
+        Ok(reply.stats.into_iter().filter_map(container_layer).collect())
+    }
+
     /// Of one pod's containers, those that have ended included; none that was not measured yet.
     pub async fn writable_layers(&self, pod: &PodUid) -> Result<Vec<WritableLayer>> {
         let label_selector = BTreeMap::from([(labels::POD_UID.to_owned(), pod.to_string())]);
@@ -27,6 +44,16 @@ impl Cri {
             call("list_container_stats", pod.as_str(), self.timeout, client.list_container_stats(request)).await?;
         Ok(reply.stats.into_iter().filter_map(layer).collect())
     }
+}
+
+fn container_layer(stats: ContainerStats) -> Option<(String, ContainerLayer)> {
+    let layer = stats.writable_layer?;
+    let measured = ContainerLayer {
+        mountpoint: layer.fs_id.unwrap_or_default().mountpoint,
+        used_bytes: layer.used_bytes?.value,
+        inodes_used: layer.inodes_used.map_or(0, |inodes| inodes.value),
+    };
+    Some((stats.attributes?.id, measured))
 }
 
 fn layer(stats: ContainerStats) -> Option<WritableLayer> {

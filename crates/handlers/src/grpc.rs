@@ -52,16 +52,31 @@ impl ServingStatus {
 pub async fn grpc_health(host: &str, port: u16, service: &str, limit: Duration) -> Outcome {
     let deadline = Instant::now() + limit;
     let address = spelling::host_port(host, port);
-    let Ok(channel) = timeout_at(deadline, connect(host, port)).await else {
-        let limit = spelling::duration(limit);
-        let text = format!("timeout: failed to connect service {address:?} within {limit}: context deadline exceeded");
-        return Outcome::Failure(text);
-    };
-    match timeout_at(deadline, check(channel, service)).await {
-        Ok(Ok(status)) => judge(status),
-        Ok(Err(status)) => Outcome::Failure(explain(&status, limit)),
-        Err(_) => Outcome::Failure(explain(&Status::deadline_exceeded(""), limit)),
+    let text = spelling::duration(limit);
+    let no_connection =
+        format!("timeout: failed to connect service {address:?} within {text}: context deadline exceeded");
+    let mut is_grpc = true;
+    loop {
+        let Ok(channel) = timeout_at(deadline, connect(host, port)).await else {
+            return Outcome::Failure(no_connection);
+        };
+        match timeout_at(deadline, check(channel, service)).await {
+            Ok(Ok(status)) => return judge(status),
+            Ok(Err(status)) if is_no_http2(&status) => {
+                is_grpc = false;
+                let _ = timeout_at(deadline, sleep(RECONNECT)).await;
+            }
+            Ok(Err(status)) => return Outcome::Failure(explain(&status, limit)),
+            Err(_) if is_grpc => return Outcome::Failure(explain(&Status::deadline_exceeded(""), limit)),
+            Err(_) => return Outcome::Failure(no_connection),
+        }
     }
+}
+
+/// What listens there answers in another protocol: to gRPC clients that is no connection. A status that the server
+/// sent has no source.
+fn is_no_http2(status: &Status) -> bool {
+    matches!(status.code(), Code::Cancelled | Code::Unknown) && std::error::Error::source(status).is_some()
 }
 
 /// Tries until it is connected: the caller bounds the time.
@@ -127,6 +142,23 @@ mod tests {
         let text = explain(&Status::unimplemented("unknown service"), Duration::from_secs(1));
         let head = "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): ";
         assert_eq!(text, format!("{head}unknown service"));
+    }
+
+    #[tokio::test]
+    async fn a_server_of_another_protocol_is_no_connection() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 64]).await;
+                let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await;
+            }
+        });
+        let outcome = grpc_health("127.0.0.1", port, "", Duration::from_millis(100)).await;
+        let text =
+            format!("timeout: failed to connect service \"127.0.0.1:{port}\" within 100ms: context deadline exceeded");
+        assert_eq!(outcome, Outcome::Failure(text));
     }
 
     #[tokio::test(start_paused = true)]

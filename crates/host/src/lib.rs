@@ -8,6 +8,7 @@ mod error;
 pub mod facts;
 pub mod fs_stats;
 pub mod inotify;
+pub mod memory;
 pub mod mounts;
 pub mod root_dir;
 

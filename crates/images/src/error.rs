@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cri::CriError;
+use cri::{Code, CriError};
 use pod::{Waiting, reason};
 
 use crate::reference::ReferenceError;
@@ -62,6 +62,11 @@ pub(crate) fn rpc_text(e: &CriError) -> String {
     format!("rpc error: code = {:?} desc = {}", e.code, e.message)
 }
 
+/// A code that says nothing is left out.
+fn pull_text(e: &CriError) -> String {
+    if e.code == Code::Unknown { e.message.clone() } else { rpc_text(e) }
+}
+
 impl PullFailure {
     pub(crate) fn pull(text: String) -> Self {
         Self { reason: reason::ERR_IMAGE_PULL, text }
@@ -76,16 +81,28 @@ impl PullFailure {
                 cri::ErrorClass::SignatureValidationFailed => {
                     (reason::SIGNATURE_VALIDATION_FAILED, "the signature validation failed")
                 }
-                _ => return Self::pull(rpc_text(e)),
+                _ => return Self::pull(pull_text(e)),
             };
             let rest = e.message.strip_prefix(class.as_str()).unwrap_or_default();
             return Self { reason, text: format!("image pull failed for {image} because {what}{rest}") };
         }
-        let mut texts: Vec<String> = errors.iter().map(rpc_text).collect();
+        let mut texts: Vec<String> = errors.iter().map(pull_text).collect();
         texts.dedup();
         match texts.as_slice() {
             [one] => Self::pull(one.clone()),
             many => Self::pull(format!("[{}]", many.join(", "))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_that_says_nothing_is_not_told() {
+        let error = |code| CriError { operation: "pull", object: String::new(), code, message: "no route".to_owned() };
+        assert_eq!(PullFailure::of("i", &[error(Code::Unknown)]).text, "no route");
+        assert_eq!(PullFailure::of("i", &[error(Code::NotFound)]).text, "rpc error: code = NotFound desc = no route");
     }
 }

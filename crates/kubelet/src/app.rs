@@ -6,6 +6,7 @@ mod images;
 mod kernel;
 mod logs;
 mod machine;
+mod memory;
 mod reservation;
 mod serving;
 mod watchdog;
@@ -70,6 +71,7 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
     if let Some(rotation) = logs::rotation(&options, &cri, clock, &pleg)? {
         tasks.spawn(rotation.run(pleg.changes()));
     }
+    tasks.spawn(memory::run(pleg.changes(), host::memory::give_back));
 
     let node_config = machine::node_config(&options, &root, new_machine)?;
     let (_pressure, pressure) = watch::channel(Pressure::default());

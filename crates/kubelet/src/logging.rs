@@ -22,12 +22,13 @@ use self::line::Line;
 use crate::config::types::{Logging, VmoduleItem};
 
 /// Our own crates; everything else is a library.
-const OURS: [&str; 20] = [
+const OURS: [&str; 21] = [
     "api_types",
     "apiserver",
     "certificates",
     "cgroups",
     "cri",
+    "eviction",
     "handlers",
     "host",
     "images",

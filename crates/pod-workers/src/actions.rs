@@ -84,6 +84,7 @@ pub(crate) async fn create_sandbox(
     }))
 }
 
+const AFTER_A_RUN: Duration = Duration::from_secs(1);
 const LOOKS: usize = 5;
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
@@ -152,7 +153,11 @@ async fn try_start(
         parts.actuated.set_container(&desired.uid, &start.name, resize::effective(desired, &container));
     }
     let started = parts.runtime.start_container(request).boxed().await;
-    started.map(drop).map_err(|e| Failure { waiting: e.waiting(), retry_after: None, event_sent: false })
+    started.map(drop).map_err(|e| {
+        // What was made counts as a run, and its back-off says when the next one may come.
+        let retry_after = e.left_a_container().then_some(AFTER_A_RUN);
+        Failure { waiting: e.waiting(), retry_after, event_sent: false }
+    })
 }
 
 async fn container_mounts(

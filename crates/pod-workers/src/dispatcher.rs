@@ -56,6 +56,8 @@ pub struct DispatcherConfig {
     pub app_armor: bool,
     /// Containers may swap: their memory can't be resized in place.
     pub limited_swap: bool,
+    /// What the node's status declares.
+    pub declared_features: Vec<String>,
 }
 
 /// Runs until the commands end.
@@ -316,6 +318,7 @@ impl Dispatcher {
             pressure: pressed.map(|c| c.type_.clone()).collect(),
             supplemental_groups_policy: facts.features.is_some_and(|f| f.supplemental_groups_policy),
             app_armor: self.config.app_armor,
+            declared_features: self.config.declared_features.clone(),
             shutting_down: false,
         }
     }

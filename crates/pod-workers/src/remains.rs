@@ -99,7 +99,8 @@ async fn try_remove_to_restart(
     let (_deadline, at_once) = watch::channel(parts.clock.mono());
     for container in pod::restart_all::order(desired, &observed) {
         if container.state != ContainerState::Exited {
-            let request = StopRequest { run_pre_stop: false, ..StopRequest::by(at_once.clone()) };
+            let message = "killing".to_owned();
+            let request = StopRequest { run_pre_stop: false, message, ..StopRequest::by(at_once.clone()) };
             parts.runtime.stop_container(desired, container, &[], request).await?;
         }
         parts.runtime.remove_container_but_logs(&container.id).await?;

@@ -72,7 +72,7 @@ pub fn admit(candidate: &DesiredPod, active: &[&DesiredPod], node: &NodeView) ->
 /// Of the features that nodes declare, those that a pod can't do without.
 fn declared_features(pod: &DesiredPod, node: &NodeView) -> Result<(), Rejection> {
     let needed = [
-        ("RestartAllContainersOnContainerExits", restart_all::may_happen(pod)),
+        ("RestartAllContainersOnContainerExits", restart_all::is_possible(pod)),
         ("UserNamespacesHostNetworkSupport", pod.host_network() && pod.spec().host_users == Some(false)),
     ];
     let missing = |(name, needed): (&'static str, bool)| {
@@ -442,6 +442,17 @@ mod tests {
         let refused = admit(&p, &[], &node()).unwrap_err();
         assert_eq!(refused, Rejection::new("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"));
         assert_eq!(alone(&p, &NodeView { app_armor: true, ..node() }), "");
+    }
+
+    #[test]
+    fn what_a_pod_cannot_do_without_must_be_declared() {
+        let rule = json!({"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [1]}});
+        let p = pod("a", json!({"containers": [{"name": "c", "restartPolicyRules": [rule]}]}));
+        let feature = "RestartAllContainersOnContainerExits";
+        let refused = admit(&p, &[], &node()).unwrap_err();
+        let message = format!("Pod requires node features that are not available: {feature}");
+        assert_eq!(refused, Rejection::new("PodFeatureUnsupported", message));
+        assert_eq!(alone(&p, &NodeView { declared_features: vec![feature.to_owned()], ..node() }), "");
     }
 
     #[test]

@@ -135,10 +135,37 @@ fn annotations(pod: &DesiredPod, container: &Container, restart_count: u32) -> B
         set(labels::PRE_STOP_HANDLER, json);
     }
     let ports = container.ports.as_ref().filter(|p| !p.is_empty());
-    if let Some(json) = ports.and_then(|p| serde_json::to_string(p).ok()) {
+    if let Some(json) = ports.and_then(|p| serde_json::to_string(&p.iter().map(Port::of).collect::<Vec<_>>()).ok()) {
         set(labels::CONTAINER_PORTS, json);
     }
     out
+}
+
+/// A port with its fields in upstream's order: an upgrade leaves the annotation as it is.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Port<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_port: Option<i32>,
+    container_port: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<&'a str>,
+    #[serde(rename = "hostIP", skip_serializing_if = "Option::is_none")]
+    host_ip: Option<&'a str>,
+}
+
+impl<'a> Port<'a> {
+    fn of(port: &'a pod::api::ContainerPort) -> Self {
+        Self {
+            name: port.name.as_deref(),
+            host_port: port.host_port,
+            container_port: port.container_port,
+            protocol: port.protocol.as_deref(),
+            host_ip: port.host_ip.as_deref(),
+        }
+    }
 }
 
 fn device(d: &ContainerDevice) -> Device {
@@ -238,14 +265,16 @@ mod tests {
                     HTTPGetAction { path: Some("/bye".into()), port: IntOrString::Int(80), ..HTTPGetAction::default() };
                 let hook = LifecycleHandler { http_get: Some(http), ..LifecycleHandler::default() };
                 s.containers[0].lifecycle = Some(Lifecycle { pre_stop: Some(hook), ..Lifecycle::default() });
-                s.containers[0].ports = Some(vec![ContainerPort { container_port: 80, ..ContainerPort::default() }]);
+                let (name, host_port, host_ip) = (Some("web".into()), Some(8080), Some("::1".into()));
+                let port = ContainerPort { container_port: 80, name, host_port, host_ip, ..ContainerPort::default() };
+                s.containers[0].ports = Some(vec![port]);
             },
             |m| m.deletion_grace_period_seconds = Some(5),
         );
         let got = config_of(&pod, None).annotations;
         let expected = [
             ("io.kubernetes.container.hash", &*container_hash_text(&pod.spec().containers[0])),
-            ("io.kubernetes.container.ports", r#"[{"containerPort":80}]"#),
+            ("io.kubernetes.container.ports", r#"[{"name":"web","hostPort":8080,"containerPort":80,"hostIP":"::1"}]"#),
             ("io.kubernetes.container.preStopHandler", r#"{"httpGet":{"path":"/bye","port":80}}"#),
             ("io.kubernetes.container.restartCount", "3"),
             ("io.kubernetes.container.terminationMessagePath", "/dev/termination-log"),

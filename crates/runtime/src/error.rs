@@ -14,8 +14,8 @@ pub type Result<T> = std::result::Result<T, RuntimeError>;
 /// The texts of what came from the runtime or the pod's spec are upstream's: users and test suites know them.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    #[error("Failed to generate sandbox config for pod {pod:?}: {source}")]
-    SandboxConfig { pod: String, source: SandboxConfigError },
+    #[error(transparent)]
+    SandboxConfig(#[from] SandboxConfigError),
     #[error("failed to lookup RuntimeClass {name}: {detail}")]
     RuntimeClass { name: String, detail: String },
     #[error("{}", rpc(.0))]
@@ -67,6 +67,11 @@ fn rpc(e: &CriError) -> String {
 }
 
 impl RuntimeError {
+    /// Whether the container was made before this went wrong.
+    pub fn left_a_container(&self) -> bool {
+        matches!(self, RuntimeError::StartContainer(_) | RuntimeError::PostStart(_))
+    }
+
     /// The state of a container, or of a whole pod, that waits because of this.
     pub fn waiting(&self) -> Waiting {
         use RuntimeError as E;
@@ -74,7 +79,7 @@ impl RuntimeError {
             E::NoText | E::CreateContainer(_) => reason::CREATE_CONTAINER_ERROR,
             E::StartContainer(_) => reason::RUN_CONTAINER_ERROR,
             E::PostStart(_) => reason::POST_START_HOOK_ERROR,
-            E::SandboxConfig { .. } | E::RuntimeClass { .. } | E::RunSandbox(_) => reason::CONTAINER_CREATING,
+            E::SandboxConfig(_) | E::RuntimeClass { .. } | E::RunSandbox(_) => reason::CONTAINER_CREATING,
             E::StopSandbox(_) | E::RemoveSandbox(_) | E::StopContainer(_) | E::RemoveContainer(_) => {
                 reason::CONTAINER_CREATING
             }

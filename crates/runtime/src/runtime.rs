@@ -16,9 +16,9 @@ use crate::{
     error::{Result, RuntimeError},
     files,
     gate::Gate,
-    uncut::Uncut,
     names::pod_text,
     sandbox_config::{SandboxConfigError, SandboxInput, sandbox_config},
+    uncut::Uncut,
     userns::{self, UsernsError},
 };
 
@@ -122,8 +122,7 @@ impl Runtime {
         let SandboxRequest { attempt, cgroup_parent, volume_groups } = request;
         let (cgroup_parent, volume_groups) = (cgroup_parent.to_owned(), volume_groups.to_vec());
         let input = SandboxInput { attempt, cgroup_parent, dns, userns, volume_groups };
-        sandbox_config(pod, input, self.config())
-            .map_err(|source| RuntimeError::SandboxConfig { pod: pod_text(&pod.key, &pod.uid), source })
+        Ok(sandbox_config(pod, input, self.config())?)
     }
 
     /// The runtime's name for the pod's RuntimeClass; empty for the default one.
@@ -158,9 +157,9 @@ impl Runtime {
         let config = self.config();
         let resolv_conf = match &config.resolv_conf {
             Some(path) => {
-                let read = tokio::fs::read(path).await.map_err(|e| RuntimeError::SandboxConfig {
-                    pod: pod_text(&pod.key, &pod.uid),
-                    source: SandboxConfigError::ResolvConf { path: path.display().to_string(), detail: e.to_string() },
+                let read = tokio::fs::read(path).await.map_err(|e| SandboxConfigError::ResolvConf {
+                    path: path.display().to_string(),
+                    detail: e.to_string(),
                 })?;
                 Some(String::from_utf8_lossy(&read).into_owned())
             }

@@ -27,6 +27,7 @@ use crate::{
     hostname::Hostname,
     names,
     runtime::{Runtime, SandboxRequest},
+    sandbox_config::SandboxConfigError,
     stop::StopRequest,
 };
 
@@ -202,8 +203,7 @@ impl Runtime {
 
     fn own_mounts(&self, request: StartRequest<'_>, container: &Container) -> Result<Vec<ContainerMount>> {
         let (root, pod) = (&self.config().root, request.pod);
-        let host = Hostname::of(pod, &self.config().cluster_domain)
-            .map_err(|e| RuntimeError::SandboxConfig { pod: names::pod_text(&pod.key, &pod.uid), source: e.into() })?;
+        let host = Hostname::of(pod, &self.config().cluster_domain).map_err(SandboxConfigError::from)?;
         let mut mounts = request.mounts.to_vec();
         mounts.extend(files::hosts_mount(root, pod, container, &host, request.pod_ips)?);
         mounts.extend(files::termination_log(root, pod, container)?);

@@ -115,6 +115,11 @@ async fn pre_stop(site: HookSite<'_>, deadline: &mut watch::Receiver<Mono>, cloc
         },
         () = until(deadline, clock) => {
             tracing::info!(pod = %site.pod.key, container = site.container.name, "preStop hook did not end in time");
+            // Its process dies with the container.
+            if hook.exec.is_some() {
+                let name = &site.container.name;
+                site.events.container(site.pod, name, EventType::Warning, event::FAILED_PRE_STOP_HOOK, "PreStopHook failed");
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
 use crate::{
@@ -27,6 +27,9 @@ pub fn pprof(context: &Context) -> Reply {
 pub async fn verbosity(context: &Context, call: Call) -> Reply {
     if !context.config.enable_debug_flags_handler {
         return reply::text(StatusCode::METHOD_NOT_ALLOWED, "flags endpoint is disabled.\n");
+    }
+    if call.head.method != Method::PUT {
+        return reply::text(StatusCode::NOT_ACCEPTABLE, "unsupported http method\n");
     }
     let Ok(body) = Limited::new(call.body, MOST_LEVEL_BYTES).collect().await else {
         return reply::text(StatusCode::BAD_REQUEST, "the level could not be read\n");

@@ -117,9 +117,13 @@ pub struct ServerConfig {
     pub root_dir: PathBuf,
     pub enable_debugging_handlers: bool,
     pub enable_system_log_handler: bool,
+    /// `/logs/?query=`.
+    pub enable_system_log_query: bool,
     pub enable_profiling_handler: bool,
     pub enable_debug_flags_handler: bool,
     pub streaming_connection_idle_timeout: Duration,
+    /// How often volumes are measured at most (volumeStatsAggPeriod); None: never.
+    pub volume_stats_period: Option<Duration>,
     /// Gate PodLogsQuerySplitStreams (alpha).
     pub split_log_streams: bool,
     /// Gate ExtendWebSocketsToKubelet.
@@ -160,9 +164,11 @@ impl ServerConfig {
             root_dir: "/var/lib/kubelet".into(),
             enable_debugging_handlers: true,
             enable_system_log_handler: true,
+            enable_system_log_query: false,
             enable_profiling_handler: true,
             enable_debug_flags_handler: true,
             streaming_connection_idle_timeout: Duration::from_secs(4 * 3600),
+            volume_stats_period: Some(Duration::from_secs(60)),
             split_log_streams: false,
             extend_websockets: true,
             exec_by_get_asks_get: false,

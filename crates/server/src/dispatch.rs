@@ -98,11 +98,11 @@ impl Dispatcher {
         reply
     }
 
-    /// 10248 knows one path and tells nothing else.
+    /// 10248 says that the agent lives, by any method, and tells nothing else.
     fn healthz_port(&self, request: &Request<Incoming>) -> Reply {
-        match (request.uri().path(), request.method()) {
-            ("/healthz", &Method::GET | &Method::HEAD) => healthz::all(&self.context, None),
-            ("/healthz", _) => reply::method_not_allowed(&["GET", "HEAD"]),
+        match request.uri().path() {
+            "/healthz" => healthz::all(&self.context, None),
+            "/healthz/ping" => healthz::one(&self.context, "ping"),
             _ => reply::not_found(),
         }
     }
@@ -115,7 +115,7 @@ impl Dispatcher {
                 return refusal;
             }
         }
-        let Some((route, params)) = found else { return reply::not_found() };
+        let Some((route, params)) = found else { return self.nothing_there(request.uri().path(), port) };
         if let Err(refusal) = self.offered(route, port) {
             return refusal;
         }
@@ -156,6 +156,11 @@ impl Dispatcher {
         }
     }
 
+    fn nothing_there(&self, path: &str, port: Port) -> Reply {
+        let debugging = port == Port::Main && self.context.config.enable_debugging_handlers;
+        if routes::is_debugging(path) && !debugging { debugging_disabled() } else { reply::not_found() }
+    }
+
     /// Whether this port and configuration have the route at all.
     fn offered(&self, route: &Route, port: Port) -> Result<(), Reply> {
         let debugging = self.context.config.enable_debugging_handlers;
@@ -164,7 +169,7 @@ impl Dispatcher {
             Reach::Optional if port == Port::Main && debugging => Ok(()),
             Reach::Optional => Err(reply::not_found()),
             Reach::Debugging if port == Port::Main && debugging => Ok(()),
-            Reach::Debugging => Err(reply::text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n")),
+            Reach::Debugging => Err(debugging_disabled()),
         }
     }
 
@@ -203,6 +208,10 @@ impl Dispatcher {
             }
         }
     }
+}
+
+fn debugging_disabled() -> Reply {
+    reply::text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n")
 }
 
 fn forbidden(user: &User, verb: &str, subresources: &[&str]) -> Reply {

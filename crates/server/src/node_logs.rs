@@ -1,4 +1,7 @@
-//! `/logs/`: the files below `/var/log`, resolved beneath it. No redirect is ever sent.
+//! `/logs/`: the files below `/var/log`, resolved beneath it, and the logs of services. No redirect is ever sent.
+
+mod journal;
+mod query;
 
 use std::{
     ffi::OsStr,
@@ -11,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use http::{HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use rustix::{
@@ -25,6 +28,8 @@ use crate::{
     reply::{self, Reply},
 };
 
+use query::LogQuery;
+
 const CHUNK: usize = 64 * 1024;
 const MOST_LINKS: u32 = 8;
 
@@ -37,13 +42,16 @@ pub async fn handle(context: &Context, call: Call) -> Reply {
     if !context.config.enable_system_log_handler {
         return reply::text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.\n");
     }
-    if call.query().first("query").is_some() {
-        return reply::text(StatusCode::NOT_IMPLEMENTED, "node log query is not supported by this kubelet\n");
+    let mut path = PathBuf::from(call.params.get("path"));
+    match queried(context, &call) {
+        Ok(None) => {}
+        Ok(Some(query)) => match query.file() {
+            Some(file) => path = file.to_owned(),
+            None => return services(context, query),
+        },
+        Err(refusal) => return refusal,
     }
-    if call.head.method != Method::GET {
-        return reply::method_not_allowed(&["GET"]);
-    }
-    let (root, path) = (context.config.system_logs_dir.clone(), PathBuf::from(call.params.get("path")));
+    let root = context.config.system_logs_dir.clone();
     let found = tokio::task::spawn_blocking(move || open(&root, &path)).await;
     match found {
         Ok(Ok(Found::Directory(names))) => {
@@ -53,6 +61,34 @@ pub async fn handle(context: &Context, call: Call) -> Reply {
         Ok(Err(error)) => refused(error),
         Err(_) => reply::text(StatusCode::INTERNAL_SERVER_ERROR, "reading the log failed\n"),
     }
+}
+
+/// A node log query; parameters mean nothing where such queries are not enabled.
+fn queried(context: &Context, call: &Call) -> Result<Option<LogQuery>, Reply> {
+    if !context.config.enable_system_log_query {
+        return Ok(None);
+    }
+    let query = LogQuery::parse(&call.query()).map_err(|faults| reply::text(StatusCode::BAD_REQUEST, faults))?;
+    let Some(query) = query else { return Ok(None) };
+    let refused = |faults| reply::text(StatusCode::NOT_ACCEPTABLE, faults);
+    if !call.params.get("path").is_empty() {
+        return Err(refused("path not allowed in query mode\n".into()));
+    }
+    query.check().map_err(refused)?;
+    if let Some(file) = query.file()
+        && open(&context.config.system_logs_dir, file).is_err()
+    {
+        return Err(refused(format!("query: no file {}\n", file.display())));
+    }
+    Ok(Some(query))
+}
+
+fn services(context: &Context, query: LogQuery) -> Reply {
+    let (out, chunks) = mpsc::channel(2);
+    let logs = context.config.system_logs_dir.clone();
+    let stop = context.stop.clone();
+    context.tasks.spawn(async move { stop.run_until_cancelled(journal::write(query, logs, out)).await });
+    stream(chunks)
 }
 
 fn refused(error: rustix::io::Errno) -> Reply {
@@ -146,23 +182,29 @@ fn listing(at: &str, names: &[String]) -> String {
 /// At most the length seen at the start: the file may grow meanwhile.
 fn send(file: File, length: u64) -> Reply {
     let (chunks, body) = mpsc::channel::<std::io::Result<Bytes>>(2);
-    tokio::task::spawn_blocking(move || {
-        let mut file = file.take(length);
-        loop {
-            let mut chunk = vec![0; CHUNK];
-            let sent = match file.read(&mut chunk) {
-                Ok(0) => return,
-                Ok(count) => {
-                    chunk.truncate(count);
-                    chunks.blocking_send(Ok(chunk.into()))
-                }
-                Err(error) => chunks.blocking_send(Err(error)),
-            };
-            if sent.is_err() {
-                return;
+    tokio::task::spawn_blocking(move || copy(file.take(length), &chunks));
+    stream(body)
+}
+
+/// Blocking, until the end or until nobody listens.
+fn copy(mut file: impl Read, chunks: &mpsc::Sender<std::io::Result<Bytes>>) {
+    loop {
+        let mut chunk = vec![0; CHUNK];
+        let sent = match file.read(&mut chunk) {
+            Ok(0) => return,
+            Ok(count) => {
+                chunk.truncate(count);
+                chunks.blocking_send(Ok(chunk.into()))
             }
+            Err(error) => chunks.blocking_send(Err(error)),
+        };
+        if sent.is_err() {
+            return;
         }
-    });
+    }
+}
+
+fn stream(body: mpsc::Receiver<std::io::Result<Bytes>>) -> Reply {
     let body = futures::stream::unfold(body, async |mut body| Some((body.recv().await?, body)));
     let mut reply = Response::new(StreamBody::new(body.map(|chunk| chunk.map(Frame::data))).boxed_unsync());
     let headers = reply.headers_mut();

@@ -63,10 +63,10 @@ pub struct Route {
 }
 
 const GET: &[&str] = &["GET"];
-const READ: &[&str] = &["GET", "HEAD"];
+/// Of endpoints that do not look at the method.
+const ANY: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 const GET_POST: &[&str] = &["GET", "POST"];
 const POST: &[&str] = &["POST"];
-const PUT: &[&str] = &["PUT"];
 
 const fn read(pattern: &'static str, endpoint: Endpoint) -> Route {
     Route { pattern, methods: GET, endpoint, reach: Reach::Everywhere, verb: Verb::OfMethod }
@@ -85,15 +85,15 @@ const fn optional(pattern: &'static str, endpoint: Endpoint) -> Route {
 }
 
 pub static ROUTES: &[Route] = &[
-    Route { methods: READ, ..read("/healthz", Endpoint::Healthz) },
-    Route { methods: READ, ..read("/healthz/{check}", Endpoint::HealthzCheck) },
+    Route { methods: ANY, ..read("/healthz", Endpoint::Healthz) },
+    Route { methods: ANY, ..read("/healthz/{check}", Endpoint::HealthzCheck) },
     read("/pods", Endpoint::Pods),
     Route { methods: GET_POST, ..read("/stats/summary", Endpoint::StatsSummary) },
-    Route { methods: READ, ..read("/metrics", Endpoint::Metrics) },
-    Route { methods: READ, ..read("/metrics/cadvisor", Endpoint::MetricsCadvisor) },
-    Route { methods: READ, ..read("/metrics/resource", Endpoint::MetricsResource) },
-    Route { methods: READ, ..read("/metrics/probes", Endpoint::MetricsProbes) },
-    Route { methods: READ, ..read("/metrics/slis", Endpoint::MetricsSlis) },
+    Route { methods: ANY, ..read("/metrics", Endpoint::Metrics) },
+    Route { methods: ANY, ..read("/metrics/cadvisor", Endpoint::MetricsCadvisor) },
+    Route { methods: ANY, ..read("/metrics/resource", Endpoint::MetricsResource) },
+    Route { methods: ANY, ..read("/metrics/probes", Endpoint::MetricsProbes) },
+    Route { methods: ANY, ..read("/metrics/slis", Endpoint::MetricsSlis) },
     debugging("/runningpods", Endpoint::RunningPods, GET),
     runs_code("/run/{namespace}/{pod}/{container}", Endpoint::Run, POST),
     runs_code("/run/{namespace}/{pod}/{uid}/{container}", Endpoint::Run, POST),
@@ -105,15 +105,25 @@ pub static ROUTES: &[Route] = &[
     runs_code("/portForward/{namespace}/{pod}/{uid}", Endpoint::PortForward, GET_POST),
     debugging("/containerLogs/{namespace}/{pod}/{container}", Endpoint::ContainerLogs, GET),
     Route { methods: POST, ..optional("/checkpoint/{namespace}/{pod}/{container}", Endpoint::Checkpoint) },
-    optional("/configz", Endpoint::Configz),
-    debugging("/logs", Endpoint::Logs, GET_POST),
-    debugging("/logs/{path*}", Endpoint::Logs, GET_POST),
+    Route { methods: ANY, ..optional("/configz", Endpoint::Configz) },
+    debugging("/logs", Endpoint::Logs, GET),
+    debugging("/logs/{path*}", Endpoint::Logs, GET),
     debugging("/debug/pprof", Endpoint::Pprof, GET),
     debugging("/debug/pprof/{path*}", Endpoint::Pprof, GET),
-    Route { methods: PUT, ..optional("/debug/flags/v", Endpoint::DebugFlags) },
+    // Answers 406 itself to all but PUT.
+    Route { methods: ANY, ..optional("/debug/flags/v", Endpoint::DebugFlags) },
     optional("/statusz", Endpoint::Statusz),
-    optional("/flagz", Endpoint::Flagz),
+    Route { methods: ANY, ..optional("/flagz", Endpoint::Flagz) },
 ];
+
+/// Below these, all paths are answered alike (405) where there are no debugging handlers.
+const DEBUGGING: &[&str] =
+    &["run/", "exec/", "attach/", "portForward/", "containerLogs/", "runningpods/", "debug/pprof/", "logs/"];
+
+pub fn is_debugging(path: &str) -> bool {
+    let path = path.strip_prefix('/').unwrap_or_default();
+    DEBUGGING.iter().any(|prefix| path.starts_with(prefix))
+}
 
 /// What of `nodes` the paths below a first segment need: any of these, tried in this order.
 const SUBRESOURCES: &[(&str, &[&str])] = &[
@@ -241,16 +251,16 @@ mod tests {
     #[test]
     fn every_route_asks_for_its_subresources() {
         let expected: &[(&str, Endpoint, &[&str], &[&str])] = &[
-            ("/healthz", Endpoint::Healthz, READ, &["healthz", "proxy"]),
-            ("/healthz/ping", Endpoint::HealthzCheck, READ, &["healthz", "proxy"]),
+            ("/healthz", Endpoint::Healthz, ANY, &["healthz", "proxy"]),
+            ("/healthz/ping", Endpoint::HealthzCheck, ANY, &["healthz", "proxy"]),
             ("/pods", Endpoint::Pods, GET, &["pods", "proxy"]),
             ("/pods/", Endpoint::Pods, GET, &["pods", "proxy"]),
             ("/stats/summary", Endpoint::StatsSummary, GET_POST, &["stats"]),
-            ("/metrics", Endpoint::Metrics, READ, &["metrics"]),
-            ("/metrics/cadvisor", Endpoint::MetricsCadvisor, READ, &["metrics"]),
-            ("/metrics/resource", Endpoint::MetricsResource, READ, &["metrics"]),
-            ("/metrics/probes", Endpoint::MetricsProbes, READ, &["metrics"]),
-            ("/metrics/slis", Endpoint::MetricsSlis, READ, &["metrics"]),
+            ("/metrics", Endpoint::Metrics, ANY, &["metrics"]),
+            ("/metrics/cadvisor", Endpoint::MetricsCadvisor, ANY, &["metrics"]),
+            ("/metrics/resource", Endpoint::MetricsResource, ANY, &["metrics"]),
+            ("/metrics/probes", Endpoint::MetricsProbes, ANY, &["metrics"]),
+            ("/metrics/slis", Endpoint::MetricsSlis, ANY, &["metrics"]),
             ("/runningpods/", Endpoint::RunningPods, GET, &["pods", "proxy"]),
             ("/run/ns/pod/ctr", Endpoint::Run, POST, PROXY),
             ("/run/ns/pod/uid/ctr", Endpoint::Run, POST, PROXY),
@@ -262,14 +272,14 @@ mod tests {
             ("/portForward/ns/pod/uid", Endpoint::PortForward, GET_POST, PROXY),
             ("/containerLogs/ns/pod/ctr", Endpoint::ContainerLogs, GET, PROXY),
             ("/checkpoint/ns/pod/ctr", Endpoint::Checkpoint, POST, &["checkpoint"]),
-            ("/configz", Endpoint::Configz, GET, &["configz", "proxy"]),
-            ("/logs/", Endpoint::Logs, GET_POST, &["log"]),
-            ("/logs/a/b.log", Endpoint::Logs, GET_POST, &["log"]),
+            ("/configz", Endpoint::Configz, ANY, &["configz", "proxy"]),
+            ("/logs/", Endpoint::Logs, GET, &["log"]),
+            ("/logs/a/b.log", Endpoint::Logs, GET, &["log"]),
             ("/debug/pprof/", Endpoint::Pprof, GET, PROXY),
             ("/debug/pprof/heap", Endpoint::Pprof, GET, PROXY),
-            ("/debug/flags/v", Endpoint::DebugFlags, PUT, PROXY),
+            ("/debug/flags/v", Endpoint::DebugFlags, ANY, PROXY),
             ("/statusz", Endpoint::Statusz, GET, &["statusz"]),
-            ("/flagz", Endpoint::Flagz, GET, &["configz"]),
+            ("/flagz", Endpoint::Flagz, ANY, &["configz"]),
         ];
         for (path, endpoint, methods, subresources) in expected {
             for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
@@ -306,6 +316,16 @@ mod tests {
         }
         assert_eq!(attributes("GET", "/stats/container").3, ["stats"]);
         assert_eq!(attributes("GET", "/metrics/nothing/").3, ["metrics"]);
+    }
+
+    #[test]
+    fn paths_below_a_debugging_handler_are_known_as_such() {
+        for path in ["/exec/default", "/runningpods/", "/logs/a/b", "/debug/pprof/"] {
+            assert!(is_debugging(path), "{path}");
+        }
+        for path in ["/debug/flags/v", "/checkpoint/n/p/c", "/execute", "/configz", "/metrics"] {
+            assert!(!is_debugging(path), "{path}");
+        }
     }
 
     #[test]

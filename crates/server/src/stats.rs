@@ -5,8 +5,10 @@
 mod cadvisor;
 mod exposition;
 mod machine;
+mod network;
 mod resource;
 mod sample;
+mod storage;
 mod summary;
 
 use std::sync::Arc;
@@ -36,7 +38,7 @@ pub async fn summary(context: &Arc<Context>, call: Call) -> Reply {
     match samples(context).await {
         Ok((now, before)) => {
             let file_systems = if only_cpu_and_memory { None } else { Some(summary::file_systems(context).await) };
-            reply::json(&summary::summary(&context.config.node_name, &now, before.as_deref(), file_systems))
+            reply::json(&summary::summary(&context.config.node_name, &now, before.as_deref(), file_systems.as_ref()))
         }
         Err(refusal) => refusal,
     }

@@ -9,7 +9,11 @@ use pod::{
     status::{check_transition, says_the_same},
 };
 
-use crate::{StatusUpdate, progress::is_mere_progress};
+use crate::{
+    StatusUpdate,
+    patch::{mirror_patch, status_patch},
+    progress::is_mere_progress,
+};
 
 /// Between a step of a pod's start and the word of it: most often the next step is done by then, and one patch tells
 /// of both.
@@ -20,6 +24,8 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 /// One pod's page.
 #[derive(Debug)]
 struct Page {
+    /// Tells it from the pages that the pod had before.
+    number: u64,
     update: StatusUpdate,
     /// Grows with every change that the API must see.
     version: u64,
@@ -55,6 +61,9 @@ pub(crate) struct Job {
     pub object: Option<Arc<Pod>>,
     /// Whether the object is to be deleted once its phase is final.
     pub confirm_deletion: bool,
+    /// The object is a static pod's mirror.
+    pub is_mirror: bool,
+    page: u64,
     version: u64,
     since: Mono,
 }
@@ -73,6 +82,7 @@ pub(crate) enum Outcome {
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     pages: HashMap<PodUid, Page>,
+    begun: u64,
     mirrors: HashMap<PodUid, Arc<Pod>>,
 }
 
@@ -90,7 +100,8 @@ impl Book {
     pub fn set(&mut self, update: StatusUpdate, now: Mono) -> bool {
         let uid = update.pod.uid.clone();
         let Some(page) = self.pages.get_mut(&uid) else {
-            let page = Page::new(update, self.mirrors.get(&uid).cloned(), now);
+            self.begun += 1;
+            let page = Page::new(self.begun, update, self.mirrors.get(&uid).cloned(), now);
             self.pages.insert(uid, page);
             return true;
         };
@@ -119,7 +130,8 @@ impl Book {
 
     /// Since when the API lacked what it now has.
     pub fn done(&mut self, job: &Job, outcome: Outcome, now: Mono) -> Option<Mono> {
-        let page = self.pages.get_mut(&job.pod)?;
+        // A static pod that was put back has a page anew, of which earlier answers say nothing.
+        let page = self.pages.get_mut(&job.pod).filter(|page| page.number == job.page)?;
         page.in_flight = false;
         if page.target().is_none_or(|(uid, _)| uid != job.uid) {
             return None; // meanwhile another mirror pod
@@ -155,8 +167,9 @@ impl Book {
 }
 
 impl Page {
-    fn new(update: StatusUpdate, mirror: Option<Arc<Pod>>, now: Mono) -> Self {
+    fn new(number: u64, update: StatusUpdate, mirror: Option<Arc<Pod>>, now: Mono) -> Self {
         let mut page = Self {
+            number,
             object: (!update.pod.is_static()).then(|| update.pod.pod.clone()),
             update,
             version: 1,
@@ -253,7 +266,8 @@ impl Page {
     /// Somebody else changed what is ours to say.
     fn differs_from_object(&self) -> bool {
         let known = self.object.as_ref().and_then(|o| o.status.clone()).unwrap_or_default();
-        crate::patch::status_patch(&known, &self.update.status).is_some()
+        let patch = if self.update.pod.is_static() { mirror_patch } else { status_patch };
+        patch(&known, &self.update.status).is_some()
     }
 
     fn bump(&mut self, now: Mono) {
@@ -294,6 +308,8 @@ impl Page {
             status: self.update.status.clone(),
             object: self.object.clone(),
             confirm_deletion: self.update.finished && !self.update.pod.is_static(),
+            is_mirror: self.update.pod.is_static(),
+            page: self.number,
             version: self.version,
             since: self.since,
         })

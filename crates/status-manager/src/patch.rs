@@ -18,8 +18,16 @@ const MERGED: &[(&str, &str)] = &[("conditions", "type"), ("podIPs", "ip"), ("ho
 
 /// `{"status": ...}`; None: the object says it already. `known` is the status of the API object.
 pub fn status_patch(known: &PodStatus, wanted: &PodStatus) -> Option<Value> {
-    let wanted = permitted(known, wanted);
-    let (old, new) = (fields(known), fields(&wanted));
+    patch(known, &permitted(known, &with_foreign_conditions(known, wanted)))
+}
+
+/// As `status_patch`, for a mirror: a static pod that has ended starts anew when its manifest is put back.
+pub fn mirror_patch(known: &PodStatus, wanted: &PodStatus) -> Option<Value> {
+    patch(known, &with_foreign_conditions(known, wanted))
+}
+
+fn patch(known: &PodStatus, wanted: &PodStatus) -> Option<Value> {
+    let (old, new) = (fields(known), fields(wanted));
     let mut patch = Map::new();
     for key in old.keys().chain(new.keys()).filter(|key| !FOREIGN.contains(&key.as_str())) {
         let (before, after) = (old.get(key), new.get(key));
@@ -45,6 +53,11 @@ fn permitted(known: &PodStatus, wanted: &PodStatus) -> PodStatus {
         wanted.reason.clone_from(&known.reason);
         wanted.message.clone_from(&known.message);
     }
+    wanted
+}
+
+fn with_foreign_conditions(known: &PodStatus, wanted: &PodStatus) -> PodStatus {
+    let mut wanted = wanted.clone();
     wanted.observed_generation = wanted.observed_generation.max(known.observed_generation);
     // Conditions of others are theirs to change and to remove; one written by several is ours only if we say it.
     let ours = |type_: &str| conditions::is_ours(type_) || type_ == conditions::DISRUPTION_TARGET;
@@ -196,6 +209,14 @@ mod tests {
             "podIPs": [{"ip": "10.0.0.2"}, {"$patch": "delete", "ip": "10.0.0.1"}],
             "containerStatuses": [container(true)]})
         );
+    }
+
+    #[test]
+    fn a_mirrors_final_phase_is_that_of_the_pod_before() {
+        let status = |phase: &str| PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() };
+        let (over, anew) = (status("Succeeded"), status("Running"));
+        assert_eq!(mirror_patch(&over, &anew).unwrap()["status"]["phase"], "Running");
+        assert_eq!(status_patch(&over, &anew), None);
     }
 
     #[test]

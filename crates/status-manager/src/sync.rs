@@ -8,7 +8,7 @@ use pod::PodUid;
 
 use crate::{
     book::{Job, Outcome, may_be_deleted},
-    patch::status_patch,
+    patch::{mirror_patch, status_patch},
 };
 
 /// Patches the status if it says something else, then deletes the object if that was all that held it.
@@ -34,7 +34,8 @@ async fn try_sync(api: &ApiServer, job: &Job) -> Result<Outcome, ApiError> {
         return Ok(Outcome::Gone);
     }
     let before = known.status.clone().unwrap_or_default();
-    let now = match status_patch(&before, &job.status) {
+    let patch = if job.is_mirror { mirror_patch } else { status_patch };
+    let now = match patch(&before, &job.status) {
         None => known,
         Some(patch) => Arc::new(api.patch_pod_status(&job.key, &job.uid, &patch).await?),
     };

@@ -177,6 +177,33 @@ async fn a_static_pods_status_goes_to_its_mirror() {
     assert_eq!(bed.phase(), json!("Failed"), "a mirror pod is not deleted by its status");
 }
 
+#[test]
+fn an_answer_to_a_pod_that_ended_says_nothing_of_the_same_pod_put_back() {
+    let mirror: Arc<Pod> = Arc::new(serde_json::from_value(api_pod("mirror", json!({}))).unwrap());
+    let manifest = Arc::new(serde_json::from_value(api_pod("static", json!({}))).unwrap());
+    let pod = DesiredPod::new(pod::Source::File, manifest).unwrap();
+    let mut book = Book::default();
+    let set = |book: &mut Book, phase: &str| {
+        let status = Arc::new(serde_json::from_value(json!({"phase": phase})).unwrap());
+        book.set(StatusUpdate { pod: pod.clone(), status, finished: false }, pod::Mono::default())
+    };
+    let begin = |book: &mut Book, phase: &str| {
+        set(book, phase);
+        book.set_mirror(&pod.uid, Some(mirror.clone()), pod::Mono::default());
+        book.take_due(pod::Mono::from_secs(1)).unwrap()
+    };
+    for phase in ["Pending", "Running"] {
+        set(&mut book, phase);
+    }
+    let old = begin(&mut book, "Failed");
+    book.forget(&pod.uid);
+    let new = begin(&mut book, "Pending");
+    for job in [new, old] {
+        book.done(&job, Outcome::Synced(mirror.clone()), pod::Mono::from_secs(2));
+    }
+    assert!(set(&mut book, "Running"), "it is still to be told");
+}
+
 #[tokio::test(start_paused = true)]
 async fn after_a_restart_the_mirror_tells_since_when_a_static_pods_conditions_hold() {
     let ready = |since: &str| {

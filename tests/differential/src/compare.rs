@@ -42,6 +42,9 @@ pub fn differences(upstream: &Value, ferrolet: &Value) -> Vec<Difference> {
 struct Entry {
     #[serde(default = "any")]
     cases: String,
+    /// Cases that it does not hold for.
+    #[serde(default = "none")]
+    except: String,
     path: String,
     /// Values as JSON; `absent` where there is none.
     #[serde(default = "any")]
@@ -53,13 +56,24 @@ struct Entry {
     reason: String,
 }
 
+fn none() -> String {
+    "-".to_owned()
+}
+
 fn any() -> String {
     "(?s:.*)".to_owned()
 }
 
 /// `known.yml`: differences that are wanted or harmless, each with its reason.
 #[derive(Debug)]
-pub struct Known(Vec<[Regex; 4]>);
+pub struct Known(Vec<Rule>);
+
+#[derive(Debug)]
+struct Rule {
+    except: Regex,
+    /// Of case, path and the two values.
+    all: [Regex; 4],
+}
 
 impl Known {
     pub fn load() -> Result<Self> {
@@ -70,7 +84,8 @@ impl Known {
         let entries: Vec<Entry> = serde_yaml_ng::from_str(text).context("known.yml")?;
         let whole = |pattern: &str| Regex::new(&format!("^(?:{pattern})$"));
         let rules = entries.iter().map(|entry| {
-            Ok([whole(&entry.cases)?, whole(&entry.path)?, whole(&entry.upstream)?, whole(&entry.ferrolet)?])
+            let all = [whole(&entry.cases)?, whole(&entry.path)?, whole(&entry.upstream)?, whole(&entry.ferrolet)?];
+            Ok(Rule { except: whole(&entry.except)?, all })
         });
         Ok(Self(rules.collect::<Result<_>>()?))
     }
@@ -79,7 +94,10 @@ impl Known {
         let value = |side: &'_ Option<String>| side.clone().unwrap_or_else(|| "absent".to_owned());
         let texts =
             [case.to_owned(), difference.path.clone(), value(&difference.upstream), value(&difference.ferrolet)];
-        self.0.iter().any(|rules| rules.iter().zip(&texts).all(|(rule, text)| rule.is_match(text)))
+        self.0.iter().any(|rule| {
+            let mut pairs = rule.all.iter().zip(&texts);
+            !rule.except.is_match(case) && pairs.all(|(pattern, text)| pattern.is_match(text))
+        })
     }
 }
 

@@ -88,6 +88,8 @@ fn start(cache: &Cache, kubelet: &Path, runtime: &tokio::runtime::Runtime) -> Re
         .map(|(name, program)| {
             let mut options = NodeOptions::new(name, program);
             options.flags.push(format!("--container-runtime-endpoint=unix://{}", socket(name).display()));
+            // However full the disk is, images stay.
+            options.config = "imageGCHighThresholdPercent: 100\n".to_owned();
             options
         })
         .collect();
@@ -115,7 +117,7 @@ fn start(cache: &Cache, kubelet: &Path, runtime: &tokio::runtime::Runtime) -> Re
     let mut proxies = proxies.into_iter();
     let mut side = |i: usize| {
         let proxy = proxies.next().context("a proxy a node")?;
-        Ok::<_, anyhow::Error>(Side::new(&cluster, cluster.nodes[i].clone(), proxy))
+        Side::new(&cluster, cluster.nodes[i].clone(), proxy)
     };
     let sides = [side(0)?, side(1)?];
     Ok((cluster, sides))

@@ -14,6 +14,7 @@ impl Normal {
     pub fn new(words: &[(String, &'static str)]) -> Self {
         let own = words.iter().map(|(word, instead)| (regex::escape(word), *instead));
         let general = [
+            (r"\bkube-api-access-[a-z0-9]{5}\b", "kube-api-access"),
             (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UID"),
             (r"\b[0-9a-f]{64}\b", "ID"),
             (r"\b10\.77\.\d+\.\d+\b", "POD-IP"),
@@ -22,7 +23,6 @@ impl Normal {
             (r"IP:\d{5}\b", "IP:PORT"),
             (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
             (r"\b(\d+h)?(\d+m)?\d+(\.\d+)?(s|ms|µs)\b", "DURATION"),
-            (r"\bkube-api-access-[a-z0-9]{5}\b", "kube-api-access"),
             // The folder of a container's termination log is random.
             (r"(/containers/[^/]+)/[0-9a-f]{8}\b", "$1/RANDOM"),
             (r"\beyJ[\w-]+\.[\w-]+\.[\w-]+", "TOKEN"),
@@ -39,7 +39,17 @@ impl Normal {
 
     /// How often is chance, whether is not.
     fn field(&self, key: &str, item: &Value) -> Value {
-        if key == "restartCount" && item.as_u64() > Some(1) { 1.into() } else { self.value(item) }
+        match (key, item) {
+            ("restartCount", count) if count.as_u64() > Some(1) => 1.into(),
+            // Where a user namespace begins is drawn.
+            ("hostId", id) if id.as_u64() > Some(0) => "SOME".into(),
+            ("options", Value::Array(options)) => {
+                let mut sorted: Vec<Value> = options.iter().map(|option| self.value(option)).collect();
+                sorted.sort_by_key(Value::to_string);
+                sorted.into()
+            }
+            _ => self.value(item),
+        }
     }
 
     pub fn value(&self, value: &Value) -> Value {

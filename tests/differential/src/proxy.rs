@@ -163,7 +163,10 @@ impl Proxy {
         let uid = text(request, "/sandboxConfig/metadata/uid").to_owned();
         let name = text(request, "/config/metadata/name").to_owned();
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.containers.insert(id.to_owned(), (uid, name));
+        // A refused container has none, and nor has any other request.
+        if !id.is_empty() {
+            log.containers.insert(id.to_owned(), (uid, name));
+        }
     }
 
     fn record(&self, method: &'static str, mut request: Value) {

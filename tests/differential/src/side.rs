@@ -9,6 +9,7 @@ use std::{
 use anyhow::Result;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bed::{Cluster, Kubectl, Node};
+use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -23,11 +24,23 @@ pub struct Side {
     proxy: Proxy,
     kubectl: Kubectl,
     normal: Normal,
+    chance: Regex,
     namespace: String,
 }
 
+/// Events that tell of a race with a container's start or end, or of a slow machine.
+const CHANCE: &str = concat!(
+    "probe errored and resulted in unknown state: rpc error: code = (NotFound|Unknown) desc = failed to exec in ",
+    "container: (container is in CONTAINER_EXITED state|failed to load task: |failed to create exec .*: ",
+    "(container not created|cannot exec in a (stopped|deleted) state|ttrpc: closed))",
+    "|Startup probe failed: dial tcp .*: connect: connection refused",
+    "|probe failed: $|probe failed: Get .*: context deadline exceeded",
+    // The server that the corpus has there was not up, or no longer.
+    "|probe failed: Get .*:8080/.*: connection refused|failed to connect service .*:5000",
+);
+
 impl Side {
-    pub fn new(cluster: &Cluster, node: Node, proxy: Proxy) -> Self {
+    pub fn new(cluster: &Cluster, node: Node, proxy: Proxy) -> Result<Self> {
         let name = node.options.name.clone();
         // Folders first: they contain the name.
         let words = [
@@ -38,7 +51,8 @@ impl Side {
             (name.clone(), "NODE"),
         ];
         let namespace = format!("on-{name}");
-        Self { node, proxy, kubectl: cluster.kubectl(), normal: Normal::new(&words), namespace }
+        let (normal, chance) = (Normal::new(&words), Regex::new(CHANCE)?);
+        Ok(Self { node, proxy, kubectl: cluster.kubectl(), normal, chance, namespace })
     }
 
     pub fn name(&self) -> &str {
@@ -148,7 +162,9 @@ impl Side {
                 text(&event["involvedObject"]["fieldPath"]),
                 text(&event["message"])
             );
-            told.insert(self.normal.text(&line), true.into());
+            if !self.chance.is_match(&line) {
+                told.insert(self.normal.text(&line), true.into());
+            }
         }
         let calls = self.proxy.calls(uid);
         let updates = updates(&calls);

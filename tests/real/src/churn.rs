@@ -15,6 +15,7 @@ pub fn group() -> Group {
     Group {
         name: "churn",
         runtime: Runtime::Containerd2,
+        services: false,
         tests: vec![("kill_9_while_pods_start_and_stop_loses_nothing", kill_while_churning)],
     }
 }

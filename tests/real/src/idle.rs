@@ -17,6 +17,7 @@ pub fn group() -> Group {
     Group {
         name: "idle",
         runtime: Runtime::Containerd2,
+        services: false,
         tests: vec![("an_idle_agent_is_small_and_quiet", small_and_quiet)],
     }
 }

@@ -8,6 +8,8 @@ mod disruption;
 mod idle;
 mod pods;
 mod refusals;
+mod requests;
+mod series;
 mod static_pods;
 mod suite;
 mod vm;
@@ -24,6 +26,7 @@ fn groups() -> Vec<Group> {
         pods::group(),
         workloads::group(),
         refusals::group(),
+        requests::group(),
         static_pods::group(),
         disruption::group(),
         churn::group(),

@@ -1,6 +1,6 @@
 //! Static pods and their mirrors.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use anyhow::Result;
 use bed::Runtime;
@@ -12,9 +12,11 @@ pub fn group() -> Group {
     Group {
         name: "static",
         runtime: Runtime::Containerd2,
+        services: false,
         tests: vec![
             ("a_manifest_runs_and_has_a_mirror", runs_with_mirror),
             ("an_edited_manifest_replaces_the_pod", edited),
+            ("a_manifest_that_is_put_back_starts_anew", put_back),
             ("a_broken_manifest_harms_no_other", broken),
         ],
     }
@@ -59,6 +61,21 @@ fn edited(w: &mut World) -> Result<()> {
             && container_status(p, "app")["containerID"] != old
     })?;
     expect_eq(after["spec"]["containers"][0]["command"][2].as_str(), Some("sleep 200000"), "command")
+}
+
+fn put_back(w: &mut World) -> Result<()> {
+    let k = w.kubectl();
+    let old = container_status(&k.until_ready(NAME)?, "app")["containerID"].clone();
+    let file = w.node().static_pods().join("web.json");
+    let manifest = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    fs::remove_file(file)?;
+    // Nothing in the API tells that a static pod has begun to end.
+    std::thread::sleep(Duration::from_millis(500));
+    put(w, "web.json", &manifest)?;
+    k.until_pod(NAME, "its mirror tells of the new start", |p| {
+        bed::kubectl::is_ready(p) && container_status(p, "app")["containerID"] != old
+    })?;
+    Ok(())
 }
 
 fn broken(w: &mut World) -> Result<()> {

@@ -12,6 +12,7 @@ pub fn group() -> Group {
     Group {
         name: "suite",
         runtime: Runtime::Containerd2,
+        services: false,
         tests: vec![("the_expected_upstream_tests_pass", upstream_tests)],
     }
 }
@@ -20,6 +21,7 @@ pub fn conformance_group() -> Group {
     Group {
         name: "conformance",
         runtime: Runtime::Containerd2,
+        services: true,
         tests: vec![("storage_apps_and_network_as_under_upstream", conformance_tests)],
     }
 }

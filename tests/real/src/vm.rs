@@ -15,6 +15,7 @@ pub fn group() -> Group {
     Group {
         name: "vm",
         runtime: Runtime::Containerd2,
+        services: false,
         tests: vec![
             ("a_debian_node_becomes_ready", becomes_ready as Test),
             ("a_pod_lives_in_a_slice_with_its_limits", pod_in_slice),
@@ -36,6 +37,7 @@ pub fn old_runtime_group() -> Group {
     Group {
         name: "vm-1-6",
         runtime: Runtime::Debian,
+        services: false,
         tests: vec![
             ("a_debian_node_becomes_ready", becomes_ready as Test),
             ("a_pod_lives_in_a_slice_with_its_limits", pod_in_slice),

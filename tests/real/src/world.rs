@@ -12,6 +12,8 @@ pub type Test = fn(&mut World) -> Result<()>;
 pub struct Group {
     pub name: &'static str,
     pub runtime: Runtime,
+    /// With kube-proxy and DNS.
+    pub services: bool,
     pub tests: Vec<(&'static str, Test)>,
 }
 
@@ -112,7 +114,7 @@ pub fn run(group: &Group, wanted: &[String], tally: &mut Tally) -> Result<()> {
     }
     let cache = Cache::of_user()?;
     let mut node = NodeOptions::new("node-a", &kubelet()?);
-    node.runtime = group.runtime;
+    (node.runtime, node.services) = (group.runtime, group.services);
     let cluster = Cluster::start(&cache, ClusterOptions { name: group.name.into(), nodes: vec![node] })
         .with_context(|| format!("cluster of group {}", group.name))?
         .keep();

@@ -130,7 +130,9 @@ fn hard_eviction(options: &Options) -> anyhow::Result<HardEviction> {
         let Some(text) = options.config.eviction_hard.get(signal) else { return Ok(None) };
         let parsed = match text.strip_suffix('%') {
             Some(percent) => {
-                Threshold::Share(percent.parse::<f64>().with_context(|| format!("evictionHard[{signal}]"))? / 100.0)
+                // In upstream's precision: a figure of every pod that asks for more than there is.
+                let percent = percent.parse::<f32>().with_context(|| format!("evictionHard[{signal}]"))?;
+                Threshold::Share(f64::from(percent / 100.0))
             }
             None => Threshold::Amount(quantity(text).with_context(|| format!("evictionHard[{signal}]"))?),
         };
@@ -200,7 +202,10 @@ pub(super) fn dispatcher_config(
         std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with('Y'));
     let limited_swap = options.config.memory_swap.swap_behavior == "LimitedSwap" && machine.swap_bytes > 0;
     match sysctls {
-        Ok(sysctls) => Ok(DispatcherConfig { backoff, needs_node, sysctls, app_armor, limited_swap }),
+        Ok(sysctls) => {
+            let declared_features = options.gates.declared();
+            Ok(DispatcherConfig { backoff, needs_node, sysctls, app_armor, limited_swap, declared_features })
+        }
         Err(error) => bail!("allowedUnsafeSysctls: {error}"),
     }
 }

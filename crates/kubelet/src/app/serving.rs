@@ -96,9 +96,14 @@ fn server_config(options: &Options, root: &RootDir) -> ServerConfig {
         root_dir: root.path().to_owned(),
         enable_debugging_handlers: config.enable_debugging_handlers,
         enable_system_log_handler: config.enable_system_log_handler,
+        enable_system_log_query: config.enable_system_log_query,
         enable_profiling_handler: config.enable_profiling_handler,
         enable_debug_flags_handler: config.enable_debug_flags_handler,
         streaming_connection_idle_timeout: config.streaming_connection_idle_timeout.std(),
+        volume_stats_period: match config.volume_stats_agg_period {
+            period if period.is_negative() => None,
+            period => Some(period.std()),
+        },
         version: options.reported_version.clone(),
         extend_websockets: options.gates.enabled("ExtendWebSocketsToKubelet"),
         ..ServerConfig::new(&options.node_name)

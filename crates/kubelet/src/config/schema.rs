@@ -121,7 +121,7 @@ pub const FIELDS: &[Field] = &[
     pointer("enableProfilingHandler", Bool, "true", PROFILING),
     pointer("enableServer", Bool, "true", Works),
     pointer("enableSystemLogHandler", Bool, "true", Works),
-    pointer("enableSystemLogQuery", Bool, "false", NotYet("the journal cannot be queried yet")),
+    pointer("enableSystemLogQuery", Bool, "false", Works),
     pointer("enforceNodeAllocatable", Texts, "[\"pods\"]", Works),
     plain("eventBurst", Int32, "100", Works),
     pointer("eventRecordQPS", Int32, "50", Works),
@@ -241,7 +241,12 @@ pub const FIELDS: &[Field] = &[
         "\"/usr/libexec/kubernetes/kubelet-plugins/volume/exec/\"",
         NotYet("FlexVolume plugins are not run"),
     ),
-    plain("volumeStatsAggPeriod", Duration, "\"1m0s\"", NotYet("volume usage is not measured yet")),
+    plain(
+        "volumeStatsAggPeriod",
+        Duration,
+        "\"1m0s\"",
+        Partly("volumes that the kubelet fills itself, not yet those of drivers"),
+    ),
 ];
 
 const AUTHENTICATION: &[Field] = &[

@@ -110,7 +110,7 @@ fn disk(root: &Path) -> Finding {
         Ok(stats) => stats,
         Err(error) => return Finding::fault("disk", error.to_string(), "--root-dir must be on a local filesystem"),
     };
-    let free = |available: u64, all: u64| if all == 0 { 100 } else { available.saturating_mul(100) / all };
+    let free = |available: u64, all: u64| available.saturating_mul(100).checked_div(all).unwrap_or(100);
     let (bytes, inodes) = (free(stats.available, stats.capacity), free(stats.inodes_free, stats.inodes));
     let found = format!("{bytes} % of the space and {inodes} % of the inodes of {} are free", there.display());
     if bytes < 10 || inodes < 5 {

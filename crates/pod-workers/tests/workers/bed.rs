@@ -129,6 +129,7 @@ impl Machine {
             sysctls: SysctlPolicy::new((6, 1), &[]).unwrap(),
             app_armor: false,
             limited_swap: false,
+            declared_features: Vec::new(),
         };
         let (commands, orders) = mpsc::channel(16);
         let asks_node = move || -> BoxFuture<'static, Option<Node>> {

@@ -71,6 +71,14 @@ async fn a_resize_without_room_waits_until_another_pod_has_gone() {
     agent.set(&machine.deleted(&other, 1)).await;
     agent.until("it is granted", || granted(&agent, &web) == "500m").await;
     agent.until("that is told", || condition(&agent, &web, "PodResizePending").is_none()).await;
+    let metrics = metrics::gather();
+    for series in [
+        "kubelet_pod_deferred_accepted_resizes_total{retry_trigger=\"pod_terminated\"}",
+        "kubelet_pod_deferred_resize_duration_seconds_count{priority_bucket=\"normal\",resolution=\"accepted\"}",
+        "kubelet_container_requested_resizes_total{operation=\"increase\",requirement=\"requests\",resource=\"cpu\"}",
+    ] {
+        assert!(metrics.contains(series), "{series}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -87,6 +95,7 @@ async fn a_critical_pod_gets_the_place_of_another() {
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Preempting")));
     assert_eq!(status.message.as_deref(), Some("Preempted in order to admit critical pod"));
     assert_eq!(condition(&agent, &web, "DisruptionTarget").as_deref(), Some("TerminationByKubelet"));
+    assert!(metrics::gather().contains("kubelet_preemptions{preemption_signal=\"cpu\"}"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -54,6 +54,18 @@ async fn a_container_that_cannot_be_made_says_why_and_is_tried_again() {
     assert_eq!(machine.cri.calls("create_container"), 2);
 }
 
+/// What was made counts as a run: the first one more comes at once, as after any end.
+#[tokio::test(start_paused = true)]
+async fn a_container_that_was_made_but_does_not_start_is_soon_tried_again() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    machine.cri.fail_next("start_container", Code::Unknown, "no such program");
+    agent.set(&web).await;
+    agent.until("it says so", || agent.waits_for(&web).as_deref() == Some("RunContainerError")).await;
+    assert!(agent.until_running(&web).await < s(3));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_failing_stop_is_not_tried_again_at_once() {
     let machine = Machine::new();

@@ -6,11 +6,13 @@ use pod::time::Timestamp;
 use super::{
     exposition::{Point, Text},
     machine::Machine,
+    network::{Interface, Traffic},
     sample::Sample,
 };
 
 const LABELS: [&str; 6] = ["container", "id", "image", "name", "namespace", "pod"];
 const CPU_LABELS: [&str; 7] = ["container", "cpu", "id", "image", "name", "namespace", "pod"];
+const NETWORK_LABELS: [&str; 7] = ["container", "id", "image", "interface", "name", "namespace", "pod"];
 const MACHINE_LABELS: [&str; 3] = ["boot_id", "machine_id", "system_uuid"];
 
 /// One cgroup with the labels that name it.
@@ -18,6 +20,7 @@ struct Group<'a> {
     labels: [&'a str; 6],
     usage: &'a Usage,
     started: Option<Timestamp>,
+    network: &'a [Interface],
 }
 
 pub fn render(sample: &Sample) -> String {
@@ -40,6 +43,9 @@ pub fn render(sample: &Sample) -> String {
         "Start time of the container since unix epoch in seconds.",
         &started,
     );
+    for (name, help, value) in CPU {
+        family(name, "counter", help, &|group| value(group.usage));
+    }
     for (name, kind, help, value) in MEMORY {
         family(name, kind, help, &|group| group.usage.memory.as_ref().and_then(value));
     }
@@ -55,24 +61,30 @@ pub fn render(sample: &Sample) -> String {
         let name = format!("container_pressure_{resource}_stalled_seconds_total");
         family(&name, "counter", &help, &|group| of(group.usage).map(|pressure| pressure.full.total as f64 / 1e6));
     }
+    network(&mut text, &groups, at);
     machine(&mut text, &sample.machine);
+    let help = "1 if there was an error while getting container metrics, 0 otherwise";
+    text.family("container_scrape_error", "gauge", help, [], [Point { labels: [], value: 0.0, at: None }]);
     text.finish()
 }
 
 fn groups(sample: &Sample) -> Vec<Group<'_>> {
-    let own = |path, usage| Group { labels: ["", path, "", "", "", ""], usage, started: None };
-    let mut groups = vec![own("/", &sample.node), own(sample.kubepods_path.as_str(), &sample.all_pods)];
+    let own = |path, usage| Group { labels: ["", path, "", "", "", ""], usage, started: None, network: &[] };
+    let node = Group { network: &sample.network, ..own("/", &sample.node) };
+    let mut groups = vec![node, own(sample.kubepods_path.as_str(), &sample.all_pods)];
     for pod in &sample.pods {
         let (namespace, name) = (&*pod.key.namespace, &*pod.key.name);
         groups.push(Group {
             labels: ["", &pod.path, "", "", namespace, name],
             usage: &pod.usage,
             started: pod.started,
+            network: &pod.network,
         });
         groups.extend(pod.containers.iter().map(|container| Group {
             labels: [&container.name, &container.path, &container.image, &container.id, namespace, name],
             usage: &container.usage,
             started: container.started,
+            network: &[],
         }));
     }
     groups
@@ -87,6 +99,60 @@ fn cpu(text: &mut Text, groups: &[Group<'_>], at: i64) {
     let help = "Cumulative cpu time consumed in seconds.";
     text.family("container_cpu_usage_seconds_total", "counter", help, CPU_LABELS, points);
 }
+
+type OfTraffic = fn(&Traffic) -> u64;
+
+const TRAFFIC: [(&str, &str, OfTraffic); 4] = [
+    ("bytes_total", "bytes", |traffic| traffic.bytes),
+    ("errors_total", "errors", |traffic| traffic.errors),
+    ("packets_dropped_total", "packets dropped", |traffic| traffic.dropped),
+    ("packets_total", "packets", |traffic| traffic.packets),
+];
+
+fn network(text: &mut Text, groups: &[Group<'_>], at: i64) {
+    let mut direction = |word: &str, doing: &str, of: fn(&Interface) -> &Traffic| {
+        for (name, what, value) in TRAFFIC {
+            let points = groups.iter().flat_map(|group| {
+                let [container, id, image, name, namespace, pod] = group.labels;
+                group.network.iter().map(move |interface| {
+                    let labels = [container, id, image, &interface.name, name, namespace, pod];
+                    Point { labels, value: value(of(interface)) as f64, at: Some(at) }
+                })
+            });
+            let (name, help) =
+                (format!("container_network_{word}_{name}"), format!("Cumulative count of {what} {doing}"));
+            text.family(&name, "counter", &help, NETWORK_LABELS, points);
+        }
+    };
+    direction("receive", "received", |interface| &interface.received);
+    direction("transmit", "transmitted", |interface| &interface.sent);
+}
+
+type OfCpu = fn(&Usage) -> Option<f64>;
+
+const CPU: [(&str, &str, OfCpu); 7] = [
+    ("container_cpu_user_seconds_total", "Cumulative user cpu time consumed in seconds.", |usage| {
+        Some(usage.cpu_user_ns? as f64 / 1e9)
+    }),
+    ("container_cpu_system_seconds_total", "Cumulative system cpu time consumed in seconds.", |usage| {
+        Some(usage.cpu_system_ns? as f64 / 1e9)
+    }),
+    ("container_cpu_cfs_periods_total", "Number of elapsed enforcement period intervals.", |usage| {
+        Some(usage.throttling?.periods as f64)
+    }),
+    ("container_cpu_cfs_throttled_periods_total", "Number of throttled period intervals.", |usage| {
+        Some(usage.throttling?.throttled_periods as f64)
+    }),
+    ("container_cpu_cfs_throttled_seconds_total", "Total time duration the container has been throttled.", |usage| {
+        Some(usage.throttling?.throttled_ns as f64 / 1e9)
+    }),
+    ("container_cpu_cfs_burst_periods_total", "Number of periods when burst occurs.", |usage| {
+        Some(usage.throttling?.burst_periods as f64)
+    }),
+    ("container_cpu_cfs_burst_seconds_total", "Total time duration the container has been bursted.", |usage| {
+        Some(usage.throttling?.burst_ns as f64 / 1e9)
+    }),
+];
 
 type OfMemory = fn(&MemoryUsage) -> Option<f64>;
 type OfUsage = fn(&Usage) -> Option<&Pressure>;

@@ -8,7 +8,11 @@ use std::{
 use cgroups::{Cgroups, Usage, Who};
 use pod::{ContainerState, Mono, PodKey, PodUid, time::Timestamp};
 
-use super::machine::Machine;
+use super::{
+    machine::Machine,
+    network::{self, Interface},
+    storage::Volumes,
+};
 use crate::{PodRow, ServerDeps};
 
 const FRESH: Duration = Duration::from_secs(1);
@@ -22,6 +26,7 @@ pub struct Sample {
     pub mono: Mono,
     pub machine: Machine,
     pub node: Usage,
+    pub network: Vec<Interface>,
     pub all_pods: Usage,
     pub kubepods_path: String,
     pub pods: Vec<PodSample>,
@@ -36,6 +41,8 @@ pub struct PodSample {
     pub started: Option<Timestamp>,
     pub path: String,
     pub usage: Usage,
+    /// Empty for a pod in the node's own network.
+    pub network: Vec<Interface>,
     pub containers: Vec<ContainerSample>,
 }
 
@@ -57,7 +64,10 @@ impl Sample {
 
 /// The last samples.
 #[derive(Default)]
-pub struct Stats(Mutex<Kept>);
+pub struct Stats {
+    kept: Mutex<Kept>,
+    pub volumes: Volumes,
+}
 
 #[derive(Default)]
 struct Kept {
@@ -69,7 +79,7 @@ struct Kept {
 impl Stats {
     /// Blocking reads, under a lock so that many scrapers cost one reading.
     pub fn current(&self, deps: &ServerDeps) -> (Arc<Sample>, Option<Arc<Sample>>) {
-        let mut kept = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let now = deps.clock.mono();
         if let Some(current) = kept.current.as_ref().filter(|current| now.since(current.mono) < FRESH) {
             return (current.clone(), kept.before.clone());
@@ -90,6 +100,7 @@ fn read(deps: &ServerDeps) -> Sample {
         mono: deps.clock.mono(),
         machine: Machine::read(),
         node: usage(Who::Node),
+        network: network::of_process("self"),
         all_pods: usage(Who::AllPods),
         kubepods_path: deps.cgroups.kubepods_path(),
         pods: deps.pods.list().iter().filter_map(|row| pod(deps, row)).collect(),
@@ -103,16 +114,21 @@ fn pod(deps: &ServerDeps, row: &PodRow) -> Option<PodSample> {
     let observed = deps.observed.now(uid);
     let containers = observed.iter().flat_map(|pod| &pod.containers);
     let running = containers.filter(|container| container.state == ContainerState::Running);
-    let containers = running.filter_map(|container| {
-        Some(ContainerSample {
-            name: container.name.clone(),
-            id: container.id.to_string(),
-            image: container.image.clone(),
-            started: container.started_at,
-            path: deps.cgroups.container_path(uid, &container.id).ok()?,
-            usage: container_usage(&deps.cgroups, uid, container)?,
+    let containers: Vec<_> = running
+        .filter_map(|container| {
+            Some(ContainerSample {
+                name: container.name.clone(),
+                id: container.id.to_string(),
+                image: container.image.clone(),
+                started: container.started_at,
+                path: deps.cgroups.container_path(uid, &container.id).ok()?,
+                usage: container_usage(&deps.cgroups, uid, container)?,
+            })
         })
-    });
+        .collect();
+    let own_network = row.desired.spec().host_network != Some(true);
+    // All containers of a pod share one network.
+    let process = containers.iter().filter(|_| own_network).find_map(|container| deps.cgroups.process(&container.path));
     let status = row.status.as_deref().or(row.desired.pod.status.as_ref());
     Some(PodSample {
         uid: uid.clone(),
@@ -121,7 +137,8 @@ fn pod(deps: &ServerDeps, row: &PodRow) -> Option<PodSample> {
         started: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
         path: deps.cgroups.pod_path(uid).unwrap_or_default(),
         usage,
-        containers: containers.collect(),
+        network: process.map(|process| network::of_process(&process.to_string())).unwrap_or_default(),
+        containers,
     })
 }
 

@@ -1,12 +1,16 @@
 //! `/stats/summary`, in the types of the stats API.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use cgroups::{MemoryUsage, Pressure, Stall, Usage};
 use pod::time::Timestamp;
 use serde::Serialize;
 
-use super::sample::{ContainerSample, PodSample, Sample};
+use super::{
+    network::Interface,
+    sample::{ContainerSample, PodSample, Sample},
+    storage::{self, PodStorage, Storage},
+};
 use crate::dispatch::Context;
 
 #[derive(Serialize)]
@@ -27,6 +31,8 @@ struct Node<'a> {
     memory: Option<Memory>,
     #[serde(skip_serializing_if = "Option::is_none")]
     io: Option<Io>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<Network<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fs: Option<Fs>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,10 +55,43 @@ struct Pod<'a> {
     memory: Option<Memory>,
     #[serde(skip_serializing_if = "Option::is_none")]
     io: Option<Io>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<Network<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    volume: Vec<Volume<'a>>,
+    #[serde(rename = "ephemeral-storage", skip_serializing_if = "Option::is_none")]
+    ephemeral_storage: Option<Fs>,
     #[serde(rename = "process_stats", skip_serializing_if = "Option::is_none")]
     process_stats: Option<Processes>,
     #[serde(skip_serializing_if = "Option::is_none")]
     swap: Option<Swap>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Volume<'a> {
+    #[serde(flatten)]
+    fs: Fs,
+    name: &'a str,
+}
+
+#[derive(Serialize)]
+struct Network<'a> {
+    time: String,
+    /// The main interface once more.
+    #[serde(flatten)]
+    main: Option<Traffic<'a>>,
+    interfaces: Vec<Traffic<'a>>,
+}
+
+#[derive(Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Traffic<'a> {
+    name: &'a str,
+    rx_bytes: u64,
+    rx_errors: u64,
+    tx_bytes: u64,
+    tx_errors: u64,
 }
 
 #[derive(Serialize)]
@@ -73,6 +112,10 @@ struct Container<'a> {
     memory: Option<Memory>,
     #[serde(skip_serializing_if = "Option::is_none")]
     io: Option<Io>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rootfs: Option<Fs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logs: Option<Fs>,
     #[serde(skip_serializing_if = "Option::is_none")]
     swap: Option<Swap>,
 }
@@ -147,7 +190,7 @@ struct Runtime {
     container_fs: Option<Fs>,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Fs {
     time: String,
@@ -166,14 +209,21 @@ struct Rlimit {
     curproc: i64,
 }
 
-/// The file systems that the node's part shows.
+/// File systems, and what pods have on them.
+#[derive(Default)]
 pub struct FileSystems {
     node: Option<Fs>,
     images: Option<Fs>,
     containers: Option<Fs>,
+    storage: Storage,
 }
 
-pub async fn file_systems(context: &Context) -> FileSystems {
+pub async fn file_systems(context: &Arc<Context>) -> FileSystems {
+    let storage = storage::read(context).await;
+    FileSystems { storage, ..of_node(context).await }
+}
+
+async fn of_node(context: &Context) -> FileSystems {
     let time = shown(context.deps.clock.wall());
     let images = context.deps.cri.image_fs_info().await.ok();
     let usage = |list: fn(&cri::ImageFilesystems) -> &Vec<cri::FilesystemUsage>| {
@@ -188,9 +238,12 @@ pub async fn file_systems(context: &Context) -> FileSystems {
             Some(Fs { used_bytes: usage.used_bytes, inodes_used: usage.inodes_used, ..fs(&time, &stats) })
         };
         let node = host::fs_stats::fs_stats(&root).ok().map(|stats| fs(&time, &stats));
-        FileSystems { node, images: of(image_fs), containers: of(container_fs) }
+        let images = of(image_fs);
+        // The one file system of a runtime that does not tell them apart.
+        let containers = of(container_fs).or_else(|| images.clone());
+        FileSystems { node, images, containers, storage: Storage::default() }
     });
-    read.await.unwrap_or(FileSystems { node: None, images: None, containers: None })
+    read.await.unwrap_or_default()
 }
 
 fn fs(time: &str, stats: &host::fs_stats::FsStats) -> Fs {
@@ -210,7 +263,7 @@ pub fn summary<'a>(
     node_name: &'a str,
     now: &'a Sample,
     before: Option<&Sample>,
-    file_systems: Option<FileSystems>,
+    file_systems: Option<&'a FileSystems>,
 ) -> Summary<'a> {
     let elapsed = before.map_or(Duration::ZERO, |before| now.mono.since(before.mono));
     let reading = Reading { time: shown(now.at), elapsed, all: file_systems.is_some() };
@@ -221,8 +274,10 @@ pub fn summary<'a>(
         start_time: None,
         cpu: reading.cpu(&now.all_pods, before.map(|before| &before.all_pods)),
         memory: reading.memory(&now.all_pods, Some(capacity)),
-        io: None,
-        swap: None,
+        io: reading.io(&now.all_pods),
+        rootfs: None,
+        logs: None,
+        swap: reading.swap(&now.all_pods, None),
     };
     let node = Node {
         node_name,
@@ -231,7 +286,8 @@ pub fn summary<'a>(
         cpu: reading.cpu(&now.node, before.map(|before| &before.node)),
         memory: reading.memory(&now.node, Some(capacity)),
         io: reading.io(&now.node),
-        rlimit: file_systems.as_ref().and_then(|_| rlimit(&reading.time)),
+        network: reading.network(&now.network),
+        rlimit: file_systems.and_then(|_| rlimit(&reading.time)),
         swap: reading.swap(&now.node, Some(now.machine.swap_bytes)),
         fs: None,
         runtime: None,
@@ -239,13 +295,16 @@ pub fn summary<'a>(
     let node = match file_systems {
         None => node,
         Some(all) => Node {
-            fs: all.node,
+            fs: all.node.clone(),
             runtime: (all.images.is_some() || all.containers.is_some())
-                .then_some(Runtime { image_fs: all.images, container_fs: all.containers }),
+                .then(|| Runtime { image_fs: all.images.clone(), container_fs: all.containers.clone() }),
             ..node
         },
     };
-    let pods = now.pods.iter().map(|pod| pod_stats(&reading, pod, before.and_then(|before| before.pod(&pod.uid))));
+    let pods = now.pods.iter().map(|pod| {
+        let earlier = before.and_then(|before| before.pod(&pod.uid));
+        pod_stats(&reading, pod, earlier, file_systems)
+    });
     Summary { node, pods: pods.collect() }
 }
 
@@ -257,10 +316,16 @@ fn rlimit(time: &str) -> Option<Rlimit> {
     Some(Rlimit { time: time.to_owned(), maxpid: maximum, curproc: current })
 }
 
-fn pod_stats<'a>(reading: &Reading, pod: &'a PodSample, before: Option<&PodSample>) -> Pod<'a> {
+fn pod_stats<'a>(
+    reading: &Reading,
+    pod: &'a PodSample,
+    before: Option<&PodSample>,
+    file_systems: Option<&'a FileSystems>,
+) -> Pod<'a> {
+    let stored = file_systems.and_then(|all| all.storage.pods.get(&pod.uid));
     let containers = pod.containers.iter().map(|container| {
         let earlier = before.and_then(|pod| pod.containers.iter().find(|c| c.id == container.id));
-        container_stats(reading, container, earlier)
+        container_stats(reading, container, earlier).with_files(file_systems, stored, &container.id)
     });
     Pod {
         pod_ref: PodRef { name: &pod.key.name, namespace: &pod.key.namespace, uid: pod.shown_uid.as_str() },
@@ -269,8 +334,35 @@ fn pod_stats<'a>(reading: &Reading, pod: &'a PodSample, before: Option<&PodSampl
         cpu: reading.cpu(&pod.usage, before.map(|pod| &pod.usage)),
         memory: reading.memory(&pod.usage, None),
         io: reading.io(&pod.usage),
+        network: reading.network(&pod.network),
+        volume: stored.map(|stored| reading.volumes(stored)).unwrap_or_default(),
+        ephemeral_storage: stored.and_then(|stored| ephemeral_storage(file_systems?, stored, pod)),
         process_stats: pod.usage.pids.filter(|_| reading.all).map(|process_count| Processes { process_count }),
         swap: reading.swap(&pod.usage, None),
+    }
+}
+
+/// On the node's own file system: the layers of what runs, logs, volumes.
+fn ephemeral_storage(all: &FileSystems, stored: &PodStorage, pod: &PodSample) -> Option<Fs> {
+    let node = all.node.as_ref()?;
+    let own = stored.on_node();
+    let layers = pod.containers.iter().filter_map(|container| all.storage.layers.get(&container.id));
+    let (bytes, inodes) = layers
+        .fold((own.bytes, own.inodes), |(bytes, inodes), layer| (bytes + layer.used_bytes, inodes + layer.inodes_used));
+    Some(Fs { used_bytes: bytes, inodes_used: inodes, ..node.clone() })
+}
+
+impl Container<'_> {
+    fn with_files(self, all: Option<&FileSystems>, stored: Option<&PodStorage>, id: &str) -> Self {
+        let Some(all) = all else { return self };
+        let on = |fs: &Option<Fs>, used_bytes, inodes_used| Some(Fs { used_bytes, inodes_used, ..fs.clone()? });
+        let layer = all.storage.layers.get(id);
+        let logs = stored.and_then(|stored| stored.logs.get(self.name));
+        Self {
+            rootfs: layer.and_then(|layer| on(&all.containers, layer.used_bytes, layer.inodes_used)),
+            logs: logs.and_then(|logs| on(&all.node, logs.bytes, logs.inodes)),
+            ..self
+        }
     }
 }
 
@@ -285,6 +377,8 @@ fn container_stats<'a>(
         cpu: reading.cpu(&container.usage, before.map(|container| &container.usage)),
         memory: reading.memory(&container.usage, None),
         io: reading.io(&container.usage),
+        rootfs: None,
+        logs: None,
         swap: reading.swap(&container.usage, None),
     }
 }
@@ -329,6 +423,24 @@ impl Reading {
         Some(Io { time: self.time.clone(), psi: psi(pressure) })
     }
 
+    /// None where no interface is known.
+    fn network<'a>(&self, interfaces: &'a [Interface]) -> Option<Network<'a>> {
+        if !self.all || interfaces.is_empty() {
+            return None;
+        }
+        let interfaces: Vec<_> = interfaces.iter().map(traffic).collect();
+        let main = interfaces.iter().find(|interface| interface.name == MAIN_INTERFACE).cloned();
+        Some(Network { time: self.time.clone(), main, interfaces })
+    }
+
+    fn volumes<'a>(&self, stored: &'a PodStorage) -> Vec<Volume<'a>> {
+        let shown = |volume: &'a storage::Volume| Volume {
+            fs: Fs { used_bytes: volume.used.bytes, inodes_used: volume.used.inodes, ..fs(&self.time, &volume.fs) },
+            name: &volume.name,
+        };
+        stored.volumes.iter().map(shown).collect()
+    }
+
     fn swap(&self, now: &Usage, most: Option<u64>) -> Option<Swap> {
         let used = now.memory.as_ref()?.swap;
         Some(Swap {
@@ -336,6 +448,19 @@ impl Reading {
             swap_available_bytes: most.map(|most| most.saturating_sub(used)),
             swap_usage_bytes: used,
         })
+    }
+}
+
+/// The one that the summary shows by itself.
+const MAIN_INTERFACE: &str = "eth0";
+
+fn traffic(interface: &Interface) -> Traffic<'_> {
+    Traffic {
+        name: &interface.name,
+        rx_bytes: interface.received.bytes,
+        rx_errors: interface.received.errors,
+        tx_bytes: interface.sent.bytes,
+        tx_errors: interface.sent.errors,
     }
 }
 
