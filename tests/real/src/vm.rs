@@ -401,9 +401,7 @@ fn power_cut(w: &mut World) -> Result<()> {
             let node = k.json(&["get", "node", NAME])?;
             Ok(node["status"]["nodeInfo"]["bootID"].as_str() == Some(boot_id.trim()) && is_ready(&node))
         })?;
-        let rebooted = format!("involvedObject.name={NAME},reason=Rebooted");
-        let events = k.json(&["get", "events", "--field-selector", &rebooted])?;
-        expect(!events["items"].as_array().is_none_or(Vec::is_empty), "an event says that the node has rebooted")?;
+        k.until_event(NAME, "Rebooted")?;
 
         for (name, old) in ["back-0", "back-1"].into_iter().zip(&before) {
             let old = container_status(old, "app");
