@@ -1,7 +1,12 @@
 //! Generates Rust from `proto/` with a protoc written in Rust, so that a build needs nothing but cargo.
 
-const FILES: [&str; 4] =
-    ["runtime/v1/api.proto", "containerd/types.proto", "containerd/services.proto", "containerd/events.proto"];
+const FILES: [&str; 5] = [
+    "runtime/v1/api.proto",
+    "containerd/types.proto",
+    "containerd/services.proto",
+    "containerd/events.proto",
+    "containerd/tasks.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Asked when it runs: a build script that was compiled in another checkout may be used again here.

@@ -17,7 +17,7 @@ pub mod runtime {
     }
 }
 
-/// containerd's own event service.
+/// containerd's own services.
 pub mod containerd {
     pub mod types {
         tonic::include_proto!("containerd.types");
@@ -26,6 +26,11 @@ pub mod containerd {
         pub mod events {
             pub mod v1 {
                 tonic::include_proto!("containerd.services.events.v1");
+            }
+        }
+        pub mod tasks {
+            pub mod v1 {
+                tonic::include_proto!("containerd.services.tasks.v1");
             }
         }
     }

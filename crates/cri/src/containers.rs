@@ -9,7 +9,7 @@ use api_types::runtime::v1::{
 };
 use pod::{ContainerId, SandboxId};
 
-use crate::{Cri, call::call, error::Result};
+use crate::{Cri, call::call, error::Result, lost_task};
 
 /// What a command in a container left behind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,11 +53,21 @@ impl Cri {
     }
 
     pub async fn remove_container(&self, id: &ContainerId) -> Result<()> {
-        let request = RemoveContainerRequest { container_id: id.to_string() };
-        let mut client = self.runtime.clone();
-        call("remove_container", id.as_str(), self.timeout, client.remove_container(request)).await?;
+        match self.try_remove_container(id).await {
+            Err(error) if lost_task::is_cause_of(&error) => {
+                self.end_lost_task(id).await?;
+                self.try_remove_container(id).await?;
+            }
+            removed => removed?,
+        }
         self.details.forget(id);
         Ok(())
+    }
+
+    async fn try_remove_container(&self, id: &ContainerId) -> Result<()> {
+        let request = RemoveContainerRequest { container_id: id.to_string() };
+        let mut client = self.runtime.clone();
+        call("remove_container", id.as_str(), self.timeout, client.remove_container(request)).await.map(drop)
     }
 
     pub async fn update_container_resources(

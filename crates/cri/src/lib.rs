@@ -13,6 +13,7 @@ mod details;
 mod error;
 mod events;
 mod images;
+mod lost_task;
 mod observe;
 mod sandboxes;
 mod stats;

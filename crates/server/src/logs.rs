@@ -107,10 +107,34 @@ async fn respond(context: &Arc<Context>, source: Source, options: LogOptions) ->
     stream(received)
 }
 
+/// Each chunk is written before the next is asked for, as upstream flushes after each line: the API server's websocket
+/// loses a chunk that reaches it together with the end of the body.
 fn stream(received: mpsc::Receiver<Bytes>) -> Reply {
-    let chunks = futures::stream::unfold(received, async |mut received| Some((received.recv().await?, received)));
+    let chunks = futures::stream::unfold(received, async |mut received| {
+        tokio::task::yield_now().await; // the connection writes what it has whenever the body has nothing ready
+        Some((received.recv().await?, received))
+    });
     let mut reply = Response::new(StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk)))).boxed_unsync());
     reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(reply::TEXT));
     reply.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     reply
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_chunk_is_written_before_the_body_ends() {
+        let (chunks, received) = mpsc::channel(4);
+        chunks.try_send(Bytes::from_static(b"container is alive\n")).unwrap();
+        drop(chunks);
+        let mut body = stream(received).into_body();
+        let frame = body.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "container is alive\n");
+        assert!(body.frame().now_or_never().is_none(), "the end waits for a flush");
+        assert!(body.frame().await.is_none());
+    }
 }

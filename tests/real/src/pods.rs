@@ -16,6 +16,7 @@ const TESTS: &[(&str, Test)] = &[
     ("a_changed_image_restarts_only_that_container", image_change),
     ("exec_logs_and_previous_logs_answer", exec_and_logs),
     ("config_maps_and_secrets_are_mounted_and_follow_changes", config_volumes),
+    ("a_task_that_cri_has_lost_ends_with_its_pod", lost_task),
 ];
 
 pub fn group() -> Group {
@@ -141,4 +142,28 @@ fn config_volumes(w: &mut World) -> Result<()> {
     k.apply(&objects("second"))?;
     wait::until("both files to change", wait::LONG, || Ok(read()? == "secondsecond"))?;
     w.delete_pods(&["config"])
+}
+
+/// A start that is cut off at the wrong moment leaves a task that CRI shows as an exited container and refuses to
+/// remove: made here by starting it anew behind CRI's back.
+fn lost_task(w: &mut World) -> Result<()> {
+    let k = w.kubectl();
+    let once = "[ -e /data/again ] && exec sleep 100000; touch /data/again";
+    let mut manifest = shell_pod("lost", &[("app", "sleep 100000"), ("once", once)]);
+    manifest["spec"]["restartPolicy"] = "Never".into();
+    mount_everywhere(&mut manifest, "v", json!({"emptyDir": {}}), "/data");
+    k.apply(&manifest.to_string())?;
+    let mut id = String::new();
+    wait::until("the container to end", wait::LONG, || {
+        let terminated = container_status(&k.pod("lost")?, "once")["state"]["terminated"].clone();
+        id = terminated["containerID"].as_str().unwrap_or_default().trim_start_matches("containerd://").to_owned();
+        Ok(!id.is_empty())
+    })?;
+    w.node().ctr(&["tasks", "start", "-d", "--null-io", &id])?;
+    expect(w.running()?.contains(&id), "the task runs")?;
+    let uid = uid(&k.pod("lost")?);
+    w.delete_pods(&["lost"])?;
+    expect_eq(w.leftovers(&uid)?, Vec::new(), "leftovers")?;
+    expect(!w.running()?.contains(&id), "the task has ended")?;
+    expect_eq(w.pods_of_runtime()?, Vec::new(), "what the runtime knows")
 }
