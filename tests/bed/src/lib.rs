@@ -4,6 +4,7 @@
 //! lives in a folder of its own under it, in network namespaces and cgroups of its own, and is recorded there so
 //! that [`cleanup`] can end it even after a crash.
 
+pub mod bad_line;
 pub mod build;
 pub mod cleanup;
 pub mod cluster;

@@ -3,8 +3,12 @@
 use std::{thread::sleep, time::Duration};
 
 use anyhow::Result;
-use bed::{Runtime, wait};
-use serde_json::Value;
+use bed::{
+    Runtime,
+    bad_line::{BadLine, Faults},
+    wait,
+};
+use serde_json::{Value, json};
 
 use crate::{
     static_pods,
@@ -21,6 +25,7 @@ pub fn group() -> Group {
             ("the_upstream_kubelet_and_back_touches_nothing", swap_with_upstream),
             ("three_minutes_without_api_server_lose_nothing", api_server_away),
             ("a_restarted_containerd_restarts_no_container", containerd_restart),
+            ("a_burst_over_a_bad_line_loses_no_status", burst_over_bad_line),
         ],
     }
 }
@@ -154,4 +159,55 @@ fn containerd_restart(w: &mut World) -> Result<()> {
     let containers = |p: Vec<(Value, Value)>| p.into_iter().map(|(c, _)| c).collect::<Vec<_>>();
     expect_eq(containers(picture(w, &names)?), containers(before), "container statuses")?;
     delete(w, &names)
+}
+
+/// Every watch is cut again and again, and every answer trickles, while pods start, end, fail and go.
+fn burst_over_bad_line(w: &mut World) -> Result<()> {
+    let faults = Faults { chunk: 4096, pause: Duration::from_millis(20), cut_every: Duration::from_secs(3) };
+    let line = BadLine::start(&w.node().netns, format!("{}:6443", w.cluster.ip).parse()?, faults)?;
+    let kubeconfig = w.node().dir.join("etc/kubelet.conf");
+    let straight = std::fs::read_to_string(&kubeconfig)?;
+    let server = format!("server: https://{}:6443", w.cluster.ip);
+    expect(straight.contains(&server), "the kubeconfig names the server")?;
+    let bent = format!("server: https://{}\n    tls-server-name: kubernetes", line.address);
+    std::fs::write(&kubeconfig, straight.replace(&server, &bent))?;
+    w.node().stop_kubelet();
+    w.node().start_kubelet(None, Some(&w.cluster.dir))?;
+    let outcome = burst(w);
+    std::fs::write(&kubeconfig, straight)?;
+    w.node().stop_kubelet();
+    w.node().start_kubelet(None, Some(&w.cluster.dir))?;
+    outcome
+}
+
+fn burst(w: &World) -> Result<()> {
+    let k = w.kubectl();
+    let kinds = [("stays", "sleep 100000"), ("ends", "sleep 1"), ("fails", "sleep 1; exit 3")];
+    let pods: Vec<Value> = kinds
+        .iter()
+        .flat_map(|(kind, script)| names(kind, 12).into_iter().map(|name| ending_pod(&name, script)))
+        .collect();
+    k.apply(&list(&pods))?;
+    for name in names("stays", 12) {
+        let pod = k.until_ready(&name)?;
+        expect_eq(container_status(&pod, "app")["restartCount"].as_i64(), Some(0), &format!("restarts of {name}"))?;
+    }
+    for (kind, phase, code) in [("ends", "Succeeded", 0), ("fails", "Failed", 3)] {
+        for name in names(kind, 12) {
+            let pod = k.until_pod(&name, phase, |pod| pod["status"]["phase"] == phase)?;
+            let app = container_status(&pod, "app");
+            expect_eq(app["state"]["terminated"]["exitCode"].as_i64(), Some(code), &format!("exit code of {name}"))?;
+            expect_eq(k.run(&["logs", &name])?, "begun\n".into(), &format!("what {name} printed"))?;
+        }
+    }
+    for (kind, _) in kinds {
+        delete(w, &names(kind, 12))?;
+    }
+    Ok(())
+}
+
+fn ending_pod(name: &str, script: &str) -> Value {
+    let mut pod = shell_pod(name, &[("app", &format!("echo begun; {script}"))]);
+    pod["spec"]["restartPolicy"] = json!("Never");
+    pod
 }
