@@ -1,6 +1,6 @@
 //! The `kubelet` binary: reads its options, starts logging, and runs the agent.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use host::Clock;
 use kubelet::{
@@ -51,6 +51,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// Longer than the time between two looks of an idle node at its disk, which would else make a thread each.
+const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(15);
+
 fn start(options: Options, clock: Clock) -> anyhow::Result<()> {
     logging::init(&options.config.logging, clock);
     options.log_start();
@@ -58,7 +61,11 @@ fn start(options: Options, clock: Clock) -> anyhow::Result<()> {
     let lock_file = options.flags.lock_file.clone();
     let _lock = lock_file.as_deref().map(lock::acquire).transpose()?;
     let watched = lock_file.filter(|_| options.flags.exit_on_lock_contention);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_keep_alive(BLOCKING_THREAD_IDLE)
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let Some(watched) = watched else { return app::run(options, clock).await };
         tokio::select! {

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use apiserver::{ApiServer, Reachability};
 use host::MachineFacts;
 use pod::{api::Node, mounts::EventType};
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
 
 pub use config::{HardEviction, Health, ImageLister, NodeConfig, NodeParts, Pressure, Threshold, VolumesInUse};
 pub use facts::NodeFacts;
@@ -85,14 +85,14 @@ impl NodeAgent {
     /// Runs until dropped.
     pub async fn run(self) {
         self.parts.events.node(EventType::Normal, "Starting", "Starting kubelet.");
-        let poll = runtime_state::poll(self.parts.cri.clone(), self.parts.clock, self.runtime.clone());
-        let cluster = Cluster::new(&self);
-        let in_cluster = async move {
-            if let Some(cluster) = cluster {
-                cluster.run().await;
-            }
-        };
-        tokio::join!(poll, self.publisher.run(), in_cluster);
+        // A task each: a wake of one is no look at all the others.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(runtime_state::poll(self.parts.cri.clone(), self.parts.clock, self.runtime.clone()));
+        if let Some(cluster) = Cluster::new(&self) {
+            cluster.spawn(&mut tasks);
+        }
+        tasks.spawn(self.publisher.run());
+        tasks.join_all().await;
     }
 }
 
@@ -123,7 +123,7 @@ impl Cluster {
         Some(Self { api, node, storage, reporter })
     }
 
-    async fn run(self) {
+    fn spawn(self, tasks: &mut JoinSet<()>) {
         let Self { api, node, storage, reporter } = self;
         let config = reporter.config.clone();
         let heart = lease::Heart {
@@ -133,23 +133,26 @@ impl Cluster {
             duration_seconds: config.lease_duration_seconds,
             node: node.clone(),
         };
-        let status = async {
-            let initial = async || {
+        let registrar = api.clone();
+        tasks.spawn(async move {
+            let initial = || {
                 let (local, runtime) = (reporter.local.borrow().clone(), reporter.runtime.borrow().clone());
                 facts::own_node(&config, &reporter.machine, &local, &runtime, reporter.parts.clock.now())
             };
             let registered = match config.register {
-                true => Some(registration::register(&api, initial, config.new_machine).await),
+                true => Some(registration::register(&registrar, initial, config.new_machine).await),
                 false => None,
             };
             reporter.run(registered).await;
-        };
-        tokio::join!(status, heart.beat(), csi_node::initialize(&api, node, &storage), tell_reachability(&api));
+        });
+        tasks.spawn(heart.beat());
+        tasks.spawn(tell_reachability(api.clone()));
+        tasks.spawn(async move { csi_node::initialize(&api, node, &storage).await });
     }
 }
 
 /// One line when the API server goes away and one when it is back; all else about it is for debugging.
-async fn tell_reachability(api: &ApiServer) {
+async fn tell_reachability(api: ApiServer) {
     let mut state = api.reachability();
     let mut is_away = false;
     loop {

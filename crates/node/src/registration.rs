@@ -21,11 +21,11 @@ pub(crate) struct Registered {
 }
 
 /// Tries until it succeeds. `initial` is asked for anew at each try: addresses may have turned up.
-pub(crate) async fn register(api: &ApiServer, initial: impl AsyncFn() -> Node, new_machine: bool) -> Registered {
+pub(crate) async fn register(api: &ApiServer, initial: impl Fn() -> Node, new_machine: bool) -> Registered {
     let mut pause = FIRST_PAUSE;
     let mut said = String::new();
     loop {
-        match try_register(api, &initial().await, new_machine).await {
+        match try_register(api, &initial(), new_machine).await {
             Ok(registered) => {
                 let (node, is_new) = (&registered.node.metadata.name, registered.is_new);
                 tracing::info!(node, is_new, "node is registered");
