@@ -11,7 +11,7 @@ $(if $(filter cluster standalone,$(MODE)),,$(error MODE is cluster or standalone
 # `full`, `short` (a few minutes, fails where ferrolet is not well ahead), or any arguments of tests/bench.
 BENCH ?= full
 
-.PHONY: doctor build install demo demo-down test test-unit test-real test-vm test-differential bench lint fmt
+.PHONY: doctor build install demo demo-down test test-unit test-real test-vm test-differential test-bench bench lint fmt
 # Two cargos at once only wait for each other, and the doctor comes first.
 .NOTPARALLEL:
 
@@ -32,7 +32,7 @@ demo-down:
 	cargo run -q -p bed -- down demo
 
 test: LINTS = 1
-test: doctor test-unit lint test-real test-differential
+test: doctor test-unit lint test-real test-differential test-bench
 
 # Unit tests, tests/tidy among them.
 test-unit:
@@ -46,14 +46,19 @@ lint:
 test-real: doctor build
 	FERROLET_KUBELET=$(KUBELET) cargo run -q -p real -- $(TESTS)
 
-# On Debian VMs with systemd and cgroup v2, with containerd 2.4 and 1.6; minutes each where there is no KVM.
-test-vm: TESTS = vm vm-1-6
+# On Debian VMs with systemd and cgroup v2, with containerd 2.4 and 1.6, and a cluster of two that kubeadm makes; minutes
+# each where there is no KVM.
+test-vm: TESTS = vm vm-1-6 kubeadm
 test-vm: test-real
 
 # The same pods on the upstream kubelet and on ours, compared field by field; ALL=1 takes the whole corpus, CASES
 # names some (regular expressions).
 test-differential: doctor build
 	FERROLET_KUBELET=$(KUBELET) cargo run -q -p differential -- $(if $(ALL),--all) $(CASES)
+
+# The short benchmark: no absolute times, but ferrolet has to be well ahead of the upstream kubelet.
+test-bench: BENCH = short
+test-bench: bench
 
 # ferrolet beside the upstream kubelet; the full form writes docs/BENCHMARKS.md and its pictures.
 bench: doctor build

@@ -8,14 +8,14 @@ use api_types::runtime::v1::{
     LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
     PodSandboxMetadata,
 };
-use cri::Cri;
+use cri::{Cri, EventKind};
 use futures::{StreamExt, stream};
 use host::Clock;
-use pod::{ContainerId, SandboxId};
+use pod::{ContainerId, Mono, SandboxId};
 
 use crate::{
     figures::Quantiles,
-    measures::{COMMAND, IMAGE},
+    measures::{COMMAND, IMAGE, LAST_WORDS},
 };
 
 /// Pods under way at once in the burst; the best of these counts.
@@ -39,6 +39,8 @@ struct Made {
 pub struct FloorFigures {
     pub start: Quantiles,
     pub stop: Quantiles,
+    /// From a container's end to the runtime's event about it.
+    pub ended: Quantiles,
     pub burst: f64,
 }
 
@@ -53,7 +55,7 @@ impl Floor {
         let (mut starts, mut stops) = (Vec::new(), Vec::new());
         for i in 0..=singles {
             let begun = self.clock.mono();
-            let made = self.start(&format!("single-{i}")).await?;
+            let made = self.start(&format!("single-{i}"), &COMMAND).await?;
             let started = self.clock.mono();
             self.stop(&made).await?;
             if i > 0 {
@@ -65,14 +67,16 @@ impl Floor {
         for workers in WORKERS {
             best = best.min(self.burst(burst, workers).await?);
         }
-        Ok(FloorFigures { start: Quantiles::of(&starts), stop: Quantiles::of(&stops), burst: best })
+        let ends = self.ends(singles).await?;
+        let [start, stop, ended] = [&starts, &stops, &ends].map(|samples| Quantiles::of(samples));
+        Ok(FloorFigures { start, stop, ended, burst: best })
     }
 
     async fn burst(self: &Arc<Self>, pods: usize, workers: usize) -> Result<f64> {
         let begun = self.clock.mono();
         let starts = stream::iter(0..pods).map(|i| {
             let floor = self.clone();
-            async move { floor.start(&format!("burst-{workers}-{i}")).await }
+            async move { floor.start(&format!("burst-{workers}-{i}"), &COMMAND).await }
         });
         let made: Vec<Result<Made>> = starts.buffer_unordered(workers).collect().await;
         let took = self.clock.mono().since(begun).as_secs_f64();
@@ -83,8 +87,33 @@ impl Floor {
         Ok(took)
     }
 
-    async fn start(&self, name: &str) -> Result<Made> {
-        let logs = self.logs.join(format!("floor-{name}"));
+    /// Nobody who waits for the runtime's word can know earlier that a container has ended.
+    async fn ends(&self, singles: usize) -> Result<Vec<f64>> {
+        let mut late = Vec::new();
+        let mut events = self.cri.container_events();
+        for i in 0..singles {
+            let name = format!("ended-{i}");
+            let made = self.start(&name, &["sh", "-c", &format!("sleep 1; {LAST_WORDS}")]).await?;
+            let told = loop {
+                let event = events.next().await.context("the runtime tells no more events")??;
+                if event.kind == EventKind::Stopped && event.id == made.container {
+                    break self.clock.mono();
+                }
+            };
+            let log = std::fs::read_to_string(self.directory(&name).join("c.log"))?;
+            let end: f64 = log.split_whitespace().last().context("the container wrote nothing")?.parse()?;
+            late.push(told.since(Mono(std::time::Duration::from_secs_f64(end))).as_secs_f64() * 1e3);
+            self.stop(&made).await?;
+        }
+        Ok(late)
+    }
+
+    fn directory(&self, name: &str) -> std::path::PathBuf {
+        self.logs.join(format!("floor-{name}"))
+    }
+
+    async fn start(&self, name: &str, command: &[&str]) -> Result<Made> {
+        let logs = self.directory(name);
         std::fs::create_dir_all(&logs)?;
         let metadata =
             PodSandboxMetadata { name: name.into(), uid: name.into(), namespace: "floor".into(), attempt: 0 };
@@ -105,7 +134,7 @@ impl Floor {
         let container = ContainerConfig {
             metadata: Some(ContainerMetadata { name: "c".into(), attempt: 0 }),
             image: Some(ImageSpec { image: IMAGE.into(), ..Default::default() }),
-            command: COMMAND.map(str::to_owned).to_vec(),
+            command: command.iter().map(|word| (*word).to_owned()).collect(),
             log_path: "c.log".into(),
             linux: Some(LinuxContainerConfig {
                 security_context: Some(LinuxContainerSecurityContext {

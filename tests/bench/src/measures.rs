@@ -19,6 +19,8 @@ use crate::{
 
 pub const IMAGE: &str = "registry.k8s.io/e2e-test-images/busybox:1.37.0-2";
 pub const COMMAND: [&str; 2] = ["sleep", "100000"];
+/// A container that says when it ends: the seconds since boot.
+pub const LAST_WORDS: &str = "cut -d' ' -f1 /proc/uptime";
 const NAMESPACE: &str = "default";
 /// Requests of ours at the API server at once.
 const HANDS: usize = 8;
@@ -190,11 +192,11 @@ impl Bench<'_> {
 
     /// The container writes down the time since boot as the last thing it does.
     async fn ends(&mut self, agent: &Agent) -> Result<()> {
-        const SCRIPT: [&str; 3] = ["sh", "-c", "sleep 1; cut -d' ' -f1 /proc/uptime > /dev/termination-log"];
+        let script = format!("sleep 1; {LAST_WORDS} > /dev/termination-log");
         let mut late = Vec::new();
         let mut names = Vec::new();
         for i in 0..self.extent.singles {
-            let name = self.create(&format!("ended-{i}"), &SCRIPT, "Never").await?;
+            let name = self.create(&format!("ended-{i}"), &["sh", "-c", &script], "Never").await?;
             let seen = self.watcher.until_one(&name, "ended", |s| s.ended.is_some()).await?;
             let end: f64 = seen.message.trim().parse().with_context(|| format!("no time in {:?}", seen.message))?;
             late.push(millis(seen.ended.unwrap_or_default().since(Mono(Duration::from_secs_f64(end)))));
