@@ -48,7 +48,7 @@ test-real: doctor build
 
 # On Debian VMs with systemd and cgroup v2, with containerd 2.4 and 1.6, and a cluster of two that kubeadm makes; minutes
 # each where there is no KVM.
-test-vm: TESTS = vm vm-1-6 kubeadm
+test-vm: TESTS = vm vm-1-6 vm-shutdown kubeadm
 test-vm: test-real
 
 # The same pods on the upstream kubelet and on ours, compared field by field; ALL=1 takes the whole corpus, CASES

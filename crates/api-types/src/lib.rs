@@ -1,6 +1,9 @@
-//! Types and gRPC stubs generated from `proto/`; nothing else. Server halves need the feature `server`.
+//! Types and gRPC stubs generated from `proto/`; nothing else. Server halves of what others
+//! serve need the feature `server`.
 
 #![allow(clippy::all)] // generated code
+
+pub mod core;
 
 pub use prost_types::Any;
 
@@ -36,5 +39,15 @@ pub mod containerd {
     }
     pub mod events {
         tonic::include_proto!("containerd.events");
+    }
+}
+
+/// The services that a kubelet offers on its node: podresources and pods.
+pub mod kubelet {
+    pub mod v1 {
+        tonic::include_proto!("v1");
+    }
+    pub mod v1alpha1 {
+        tonic::include_proto!("v1alpha1");
     }
 }

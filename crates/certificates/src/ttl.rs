@@ -8,7 +8,7 @@ use std::sync::{
 use host::Clock;
 use jiff::Timestamp;
 use prometheus::{
-    Gauge, IntCounter,
+    Gauge, Histogram, IntCounter,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
@@ -69,10 +69,64 @@ pub(crate) static CLIENT_ERRORS: LazyLock<IntCounter> = LazyLock::new(|| {
     )
 });
 
+/// From a minute to four years.
+const LIVES: [f64; 10] =
+    [60.0, 3600.0, 14400.0, 86400.0, 604_800.0, 2_592_000.0, 7_776_000.0, 15_552_000.0, 31_104_000.0, 124_416_000.0];
+static LIVED: LazyLock<Histogram> = LazyLock::new(|| {
+    metrics::histogram(
+        "kubelet_certificate_manager_server_rotation_seconds",
+        "Histogram of the number of seconds the previous certificate lived before being rotated.",
+        &LIVES,
+    )
+});
+
+/// Shows what rotation of the client certificate measures before there is any.
+pub(crate) fn show_client() {
+    LazyLock::force(&CLIENT);
+    LazyLock::force(&CLIENT_ERRORS);
+}
+
+/// The same for the serving certificate.
+pub(crate) fn show_serving() {
+    LazyLock::force(&SERVING);
+    LazyLock::force(&SERVING_ERRORS);
+    LazyLock::force(&LIVED);
+}
+
+/// A serving certificate that was valid since then has got a successor.
+pub(crate) fn serving_rotated(valid_since: Timestamp, now: Timestamp) {
+    LIVED.observe(now.duration_since(valid_since).as_secs_f64());
+}
+
 pub(crate) fn serving_expires(at: Timestamp) {
     SERVING.expires.store(at.as_second(), Ordering::Relaxed);
 }
 
 pub(crate) fn client_expires(at: Timestamp) {
     CLIENT.expires.store(at.as_second(), Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_rotation_measures_has_upstreams_names_from_the_start() {
+        show_client();
+        show_serving();
+        let since = Timestamp::from_second(1_000_000).unwrap();
+        serving_rotated(since, Timestamp::from_second(1_000_100).unwrap());
+        let text = metrics::gather();
+        for line in [
+            "kubelet_certificate_manager_client_ttl_seconds ",
+            "kubelet_certificate_manager_client_expiration_renew_errors ",
+            "kubelet_certificate_manager_server_ttl_seconds ",
+            "kubelet_server_expiration_renew_errors ",
+            "kubelet_certificate_manager_server_rotation_seconds_bucket{le=\"60\"} 0",
+            "kubelet_certificate_manager_server_rotation_seconds_bucket{le=\"3600\"} 1",
+            "kubelet_certificate_manager_server_rotation_seconds_bucket{le=\"124416000\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+    }
 }

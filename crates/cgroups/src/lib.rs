@@ -4,6 +4,7 @@
 //! Reads: mountinfo once, then what the kernel shows. Nothing is remembered but what the QoS classes were
 //! told last.
 
+pub mod details;
 mod error;
 mod files;
 mod hierarchy;
@@ -25,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+pub use details::Details;
 pub use error::{Error, Result};
 pub use hierarchy::{Hierarchies, Version};
 pub use limits::{Limits, shares_to_weight, weight_to_shares};
@@ -163,6 +165,11 @@ impl Cgroups {
             Who::Path(path) => path.to_owned(),
         };
         usage::read(&self.shared.hierarchies, &path)
+    }
+
+    /// For `/metrics/cadvisor`; a path below the hierarchies. Blocking file reads, many.
+    pub fn details(&self, path: &str) -> Details {
+        details::read(&self.shared.hierarchies, path)
     }
 
     /// Any process right in the cgroup at that path below the hierarchies.

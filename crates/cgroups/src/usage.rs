@@ -47,6 +47,8 @@ pub struct MemoryUsage {
     pub major_page_faults: u64,
     /// None when unlimited.
     pub limit: Option<u64>,
+    /// None when unlimited; zero where the kernel counts no swap.
+    pub swap_limit: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -85,7 +87,8 @@ fn read_v1(hierarchies: &Hierarchies, path: &str) -> Result<Usage> {
         throttling: dir("cpu").ok().and_then(|dir| throttling(&table(&dir.join("cpu.stat")))),
         memory: number(&memory.join("memory.usage_in_bytes")).map(|usage| {
             let limit = number(&memory.join("memory.limit_in_bytes"));
-            memory_v1(usage, limit, &table(&memory.join("memory.stat")))
+            let swap_limit = swap_limit(&memory.join("memory.memsw.limit_in_bytes"));
+            MemoryUsage { swap_limit, ..memory_v1(usage, limit, &table(&memory.join("memory.stat"))) }
         }),
         pids: dir("pids").ok().and_then(|dir| number(&dir.join("pids.current"))),
         ..Usage::default()
@@ -104,7 +107,12 @@ fn memory_v1(usage: u64, limit: Option<u64>, stat: &HashMap<String, u64>) -> Mem
         major_page_faults: get("pgmajfault"),
         // The kernel's "none" is the greatest page multiple of a signed 64-bit number.
         limit: limit.filter(|l| *l < 1 << 62),
+        swap_limit: None,
     }
+}
+
+fn swap_limit(path: &Path) -> Option<u64> {
+    if path.exists() { number(path).filter(|limit| *limit < 1 << 62) } else { Some(0) }
 }
 
 fn read_v2(hierarchies: &Hierarchies, path: &str) -> Result<Usage> {
@@ -124,7 +132,8 @@ fn read_v2(hierarchies: &Hierarchies, path: &str) -> Result<Usage> {
         memory: usage.map(|usage| {
             let swap = number(&dir.join("memory.swap.current")).unwrap_or_default();
             let limit = number(&dir.join("memory.max"));
-            memory_v2(usage, swap, limit, &table(&dir.join("memory.stat")))
+            let swap_limit = swap_limit(&dir.join("memory.swap.max"));
+            MemoryUsage { swap_limit, ..memory_v2(usage, swap, limit, &table(&dir.join("memory.stat"))) }
         }),
         pids: number(&dir.join("pids.current")),
         cpu_pressure: pressure(&dir.join("cpu.pressure")),
@@ -157,6 +166,7 @@ fn memory_v2(usage: u64, swap: u64, limit: Option<u64>, stat: &HashMap<String, u
         page_faults: get("pgfault"),
         major_page_faults: get("pgmajfault"),
         limit,
+        swap_limit: None,
     }
 }
 
@@ -172,12 +182,12 @@ fn meminfo(text: &str, key: &str) -> Option<u64> {
 }
 
 /// None for `max` as well as for a file that is not there.
-fn number(path: &Path) -> Option<u64> {
+pub(crate) fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// Lines of a key and a number.
-fn table(path: &Path) -> HashMap<String, u64> {
+pub(crate) fn table(path: &Path) -> HashMap<String, u64> {
     parse_table(&fs::read_to_string(path).unwrap_or_default())
 }
 
@@ -236,6 +246,7 @@ mod tests {
             page_faults: 7,
             major_page_faults: 3,
             limit: None,
+            swap_limit: None,
         };
         assert_eq!(memory, expected);
     }
@@ -287,7 +298,8 @@ mod tests {
         let hierarchies = Hierarchies::V1(mounts);
         let usage = read(&hierarchies, "/a").unwrap();
         assert_eq!((usage.cpu_ns, usage.pids), (Some(12345), Some(3)));
-        assert_eq!(usage.memory.unwrap().limit, Some(1000));
+        let memory = usage.memory.unwrap();
+        assert_eq!((memory.limit, memory.swap_limit), (Some(1000), Some(0)));
         assert!(matches!(read(&hierarchies, "/b"), Err(Error::Missing { .. })));
     }
 

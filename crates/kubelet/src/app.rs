@@ -7,8 +7,10 @@ mod kernel;
 mod logs;
 mod machine;
 mod memory;
+mod node_sockets;
 mod reservation;
 mod serving;
+mod shutdown;
 mod watchdog;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -75,7 +77,7 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
 
     let node_config = machine::node_config(&options, &root, new_machine)?;
     let (_pressure, pressure) = watch::channel(Pressure::default());
-    let (_shutting_down, shutting_down) = watch::channel(false);
+    let (shutting_down, is_shutting_down) = watch::channel(false);
     let node_parts = NodeParts {
         api: api.clone(),
         events: events.clone(),
@@ -85,7 +87,7 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
         volumes_in_use: Arc::new(|| Some(Vec::new())),
         pleg_health: health_of(&pleg),
         pressure,
-        shutting_down,
+        shutting_down: is_shutting_down.clone(),
     };
     let node = NodeAgent::new(node_config, node_parts, facts.clone()).await?;
     let node_facts = node.facts();
@@ -141,7 +143,8 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
     let expected = sources.sources(api.is_some());
     let (source, source_events) = PodSource::spawn(sources, api.clone(), clock);
     let (commands, orders) = mpsc::channel(256);
-    let mut dispatcher = Dispatcher::new(parts.clone(), machine::dispatcher_config(&options, &facts, api.is_some())?);
+    let mut dispatcher = Dispatcher::new(parts.clone(), machine::dispatcher_config(&options, &facts, api.is_some())?)
+        .refuses_while(is_shutting_down);
     if let Some(api) = api.clone() {
         let name = options.node_name.clone();
         dispatcher = dispatcher.asks_node(move || {
@@ -169,6 +172,16 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
         tasks.spawn(end_evicted(ended, commands.clone()));
     }
 
+    let around = shutdown::Surroundings {
+        root: root.clone(),
+        clock,
+        events: events.clone(),
+        view: view.clone(),
+        commands: commands.clone(),
+        shutting_down,
+    };
+    shutdown::follow(&options, around, &mut tasks);
+
     let (ready, mut known) = (pleg.clone(), node_facts.clone());
     tasks.spawn(async move {
         // The first picture of the runtime comes before the first word about pods: what runs is adopted, not refused,
@@ -181,6 +194,7 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
     let cluster = api.as_ref().zip(node.node()).map(|(api, node)| serving::Cluster { api, node });
     let host_ips = node_facts.borrow().host_ips.clone();
     let certificate = serving::certificate(&options, clock, &host_ips, cluster, &mut tasks)?;
+    node_sockets::serve(&options, &root, clock, &view, &mut tasks)?;
     let server = serving::start(&options, &root, clock, &cri, &cgroups, api, &pleg, view, mirrors, certificate).await?;
     if let Some(interval) = watchdog {
         tasks.spawn(watchdog::run(interval, health_of(&pleg)));

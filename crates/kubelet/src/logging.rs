@@ -22,7 +22,7 @@ use self::line::Line;
 use crate::config::types::{Logging, VmoduleItem};
 
 /// Our own crates; everything else is a library.
-const OURS: [&str; 21] = [
+const OURS: [&str; 23] = [
     "api_types",
     "apiserver",
     "certificates",
@@ -35,6 +35,7 @@ const OURS: [&str; 21] = [
     "kubelet",
     "metrics",
     "node",
+    "node_api",
     "pleg",
     "pod",
     "pod_source",
@@ -42,6 +43,7 @@ const OURS: [&str; 21] = [
     "prober",
     "runtime",
     "server",
+    "shutdown",
     "status_manager",
     "volumes",
 ];

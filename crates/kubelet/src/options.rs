@@ -193,14 +193,16 @@ impl Options {
         self.effective.versioned()
     }
 
-    /// Every flag with its effective value, for `/flagz`; header values and tokens never.
+    /// Every flag as it was given, or its default, for `/flagz`; what the file says is in `/configz`. Header values
+    /// and tokens never.
     pub fn flagz(&self) -> Vec<(String, String)> {
-        let value = |flag: &Flag| match flag.sets {
-            Sets::Config("staticPodURLHeader") => "<masked>".to_owned(),
-            Sets::Config(path) => flags::shown(document::at(&self.effective.document, path)),
-            Sets::Own { .. } => {
-                self.given.value(flag.name).map_or_else(|| flags::default_of(flag.name).to_owned(), flags::shown)
-            }
+        let defaults = config::flag_defaults();
+        let value = |flag: &Flag| match (self.given.value(flag.name), flag.sets) {
+            (Some(_), Sets::Config("staticPodURLHeader")) => "<masked>".to_owned(),
+            (Some(value), _) => flag.reads.shown(value),
+            (None, Sets::Config("evictionHard")) => String::new(),
+            (None, Sets::Config(path)) => flag.reads.shown(document::at(&defaults, path)),
+            (None, Sets::Own { default, .. }) => flag.reads.shown(&default.into()),
         };
         FLAGS.iter().map(|flag| (flag.name.to_owned(), value(flag))).collect()
     }

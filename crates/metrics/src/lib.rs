@@ -12,6 +12,7 @@ use prometheus::{
 
 pub mod admission;
 pub mod http;
+pub mod node_api;
 pub mod pleg;
 pub mod probes;
 pub mod resizes;

@@ -78,6 +78,8 @@ pub struct Dispatcher {
     leftovers: Leftovers,
     fresh_nodes: FreshNodes,
     sources_ready: bool,
+    /// The node shuts down: it takes no more pods.
+    shutting_down: watch::Receiver<bool>,
     ended: Box<dyn Fn(&PodUid) + Send>,
 }
 
@@ -96,6 +98,7 @@ impl Dispatcher {
             leftovers: Leftovers::default(),
             fresh_nodes: FreshNodes::default(),
             sources_ready: false,
+            shutting_down: watch::channel(false).1,
             ended: Box::new(|_| {}),
         }
     }
@@ -104,6 +107,13 @@ impl Dispatcher {
     #[must_use]
     pub fn on_end(mut self, ended: impl Fn(&PodUid) + Send + 'static) -> Self {
         self.ended = Box::new(ended);
+        self
+    }
+
+    /// Refuses new pods while this is true.
+    #[must_use]
+    pub fn refuses_while(mut self, shutting_down: watch::Receiver<bool>) -> Self {
+        self.shutting_down = shutting_down;
         self
     }
 
@@ -153,6 +163,7 @@ impl Dispatcher {
             PodCommand::SourcesReady if self.sources_ready => {} // a source has listed anew
             PodCommand::SourcesReady => {
                 self.sources_ready = true;
+                self.parts.view.set_complete();
                 self.sweep_leftovers();
                 self.retry_resizes(Trigger::Added);
                 self.helpers.spawn(qos::follow(self.parts.view.clone(), self.parts.cgroups.clone()));
@@ -319,7 +330,7 @@ impl Dispatcher {
             supplemental_groups_policy: facts.features.is_some_and(|f| f.supplemental_groups_policy),
             app_armor: self.config.app_armor,
             declared_features: self.config.declared_features.clone(),
-            shutting_down: false,
+            shutting_down: *self.shutting_down.borrow(),
         }
     }
 

@@ -35,12 +35,28 @@ pub struct PodsView(Arc<Shared>);
 struct Shared {
     rows: RwLock<HashMap<PodUid, Arc<PodView>>>,
     active: watch::Sender<()>,
+    any: watch::Sender<()>,
+    complete: watch::Sender<bool>,
 }
 
 impl PodsView {
     /// Wakes when a pod becomes active, stops being so, or is active with another spec.
     pub fn active_changes(&self) -> watch::Receiver<()> {
         self.0.active.subscribe()
+    }
+
+    /// Wakes after each write of a row, also where little or nothing is new in it.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.any.subscribe()
+    }
+
+    /// True once every source has told its pods: before that some that run may be missing.
+    pub fn complete(&self) -> watch::Receiver<bool> {
+        self.0.complete.subscribe()
+    }
+
+    pub(crate) fn set_complete(&self) {
+        self.0.complete.send_replace(true);
     }
 
     pub fn active(&self) -> Vec<Arc<PodView>> {
@@ -64,6 +80,7 @@ impl PodsView {
         if !counts_the_same(before.as_deref(), Some(&view)) {
             self.0.active.send_replace(());
         }
+        self.0.any.send_replace(());
     }
 
     pub(crate) fn remove(&self, uid: &PodUid) {
@@ -71,6 +88,7 @@ impl PodsView {
         if !counts_the_same(before.as_deref(), None) {
             self.0.active.send_replace(());
         }
+        self.0.any.send_replace(());
     }
 }
 

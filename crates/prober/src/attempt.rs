@@ -45,6 +45,7 @@ impl Target {
 
     /// None when the attempt could not be made: it counts for nothing.
     pub async fn attempt(&self, kind: Kind, probe: &Probe) -> Option<Verdict> {
+        let began = tokio::time::Instant::now();
         let mut outcome = self.once(probe).await;
         for _ in 1..TRIES {
             if !matches!(outcome, Outcome::Unknown(_)) {
@@ -52,7 +53,12 @@ impl Target {
             }
             outcome = self.once(probe).await;
         }
-        metrics::probes::count(&self.labels(kind), outcome_label(&outcome));
+        let labels = self.labels(kind);
+        metrics::probes::count(&labels, outcome_label(&outcome));
+        // As upstream, which times neither a failure nor what could not be tried.
+        if matches!(outcome, Outcome::Success(_) | Outcome::Warning(_)) {
+            metrics::probes::observe(&labels, began.elapsed());
+        }
         match outcome {
             Outcome::Success(_) => Some(Verdict::Success),
             Outcome::Warning(text) => {

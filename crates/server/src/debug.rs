@@ -1,6 +1,4 @@
-//! `/statusz`, `/flagz`, `/debug/flags/v`, and the profiling that this agent does not have.
-
-use std::fmt::Write as _;
+//! `/debug/flags/v`, and the profiling that this agent does not have.
 
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -8,11 +6,8 @@ use http_body_util::{BodyExt, Limited};
 use crate::{
     dispatch::{Call, Context},
     reply::{self, Reply},
-    routes::{ROUTES, Reach},
 };
 
-const WARNING: &str = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility \
-                       guarantees and is for debugging purposes only.";
 const MOST_LEVEL_BYTES: usize = 256;
 
 /// Go profiles make no sense here; say so rather than answer something else.
@@ -43,28 +38,4 @@ pub async fn verbosity(context: &Context, call: Call) -> Reply {
             format!("failed to set klog.logging.verbosity to {level:?}: {reason}\n"),
         ),
     }
-}
-
-pub fn statusz(context: &Context) -> Reply {
-    let uptime = context.deps.clock.mono().since(context.started).as_secs();
-    let (hours, minutes, seconds) = (uptime / 3600, uptime / 60 % 60, uptime % 60);
-    let version = &context.config.version;
-    let mut text = format!("\nkubelet statusz\n{WARNING}\n\n");
-    let _ = writeln!(text, "Up: {hours} hr {minutes:02} min {seconds:02} sec");
-    let _ = writeln!(text, "Binary version: {version}");
-    let paths: std::collections::BTreeSet<_> = ROUTES
-        .iter()
-        .filter(|route| route.reach != Reach::Debugging)
-        .map(|route| route.pattern.split("/{").next().unwrap_or_default())
-        .collect();
-    let _ = writeln!(text, "Paths: {}", paths.into_iter().collect::<Vec<_>>().join(" "));
-    reply::text(StatusCode::OK, text)
-}
-
-pub fn flagz(context: &Context) -> Reply {
-    let mut text = format!("\nkubelet flagz\n{WARNING}\n\n");
-    for (name, value) in (context.deps.flags)() {
-        let _ = writeln!(text, "{name}={value}");
-    }
-    reply::text(StatusCode::OK, text)
 }

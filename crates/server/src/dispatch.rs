@@ -15,7 +15,7 @@ use crate::{
     debug, healthz, logs, node_logs, pods,
     reply::{self, Reply},
     routes::{self, Endpoint, Params, Reach, Route},
-    stats, stream,
+    stats, stream, zpages,
 };
 
 /// Who is at the other end of a connection.
@@ -195,8 +195,8 @@ impl Dispatcher {
             Endpoint::Logs => node_logs::handle(context, call).await,
             Endpoint::Pprof => debug::pprof(context),
             Endpoint::DebugFlags => debug::verbosity(context, call).await,
-            Endpoint::Statusz => debug::statusz(context),
-            Endpoint::Flagz => debug::flagz(context),
+            Endpoint::Statusz => zpages::statusz(context, &call.head),
+            Endpoint::Flagz => zpages::flagz(context, &call.head),
             Endpoint::StatsSummary => stats::summary(context, call).await,
             Endpoint::MetricsCadvisor => stats::cadvisor(context).await,
             Endpoint::MetricsResource => stats::resource(context).await,

@@ -25,6 +25,7 @@ mod stats;
 mod stream;
 pub mod tls;
 mod ttl_cache;
+mod zpages;
 
 pub use authn::Authenticator;
 pub use authz::Authorizer;

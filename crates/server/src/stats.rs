@@ -3,6 +3,8 @@
 //! Read from the cgroups when asked, at most once a second; nothing is sampled in between.
 
 mod cadvisor;
+mod cadvisor_details;
+mod disks;
 mod exposition;
 mod machine;
 mod network;
@@ -13,6 +15,7 @@ mod summary;
 
 use std::sync::Arc;
 
+use host::MachineFacts;
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
@@ -21,6 +24,7 @@ use crate::{
     query::Query,
     reply::{self, Reply},
 };
+use cadvisor_details::Extra;
 use sample::Sample;
 pub use sample::Stats;
 
@@ -46,9 +50,26 @@ pub async fn summary(context: &Arc<Context>, call: Call) -> Reply {
 
 pub async fn cadvisor(context: &Arc<Context>) -> Reply {
     match samples(context).await {
-        Ok((now, _)) => reply::typed(StatusCode::OK, reply::EXPOSITION, cadvisor::render(&now)),
+        Ok((now, _)) => {
+            let reader = context.clone();
+            // Reads a few files for each cgroup, and every process' descriptors.
+            let text = tokio::task::spawn_blocking(move || {
+                let paths = cadvisor::paths(&now);
+                let details = paths.into_iter().map(|path| reader.deps.cgroups.details(path)).collect();
+                let extra = Extra { details, disks: disks::mounted(), device_names: disks::names() };
+                cadvisor::render(&now, &extra, &MachineFacts::read())
+            });
+            match text.await {
+                Ok(text) => reply::typed(StatusCode::OK, reply::EXPOSITION, text),
+                Err(_) => failed(),
+            }
+        }
         Err(refusal) => refusal,
     }
+}
+
+fn failed() -> Reply {
+    reply::text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Error: reading statistics failed\n")
 }
 
 pub async fn resource(context: &Arc<Context>) -> Reply {
@@ -63,8 +84,7 @@ async fn samples(context: &Arc<Context>) -> Result<(Arc<Sample>, Option<Arc<Samp
     let reader = context.clone();
     // Cgroup files are read by blocking calls.
     let read = tokio::task::spawn_blocking(move || reader.stats.current(&reader.deps));
-    read.await
-        .map_err(|_| reply::text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Error: reading statistics failed\n"))
+    read.await.map_err(|_| failed())
 }
 
 /// Which of the agent's own series.

@@ -9,7 +9,9 @@
 mod fake_apiserver;
 mod fake_cri;
 mod pods;
+mod protobuf;
 
 pub use fake_apiserver::{Backup, FakeApiserver, Recorded};
 pub use fake_cri::{FakeCri, Flavor, Seeded};
 pub use pods::{PodBuilder, Restart, pod};
+pub use protobuf::{decoded_pod, without_defaults};

@@ -2,6 +2,8 @@
 //! Debian's static busybox, a static pause, the Go-built agnhost, and programs of this machine with the shared
 //! libraries that `ldd` names. Written as docker archives; [`push`] fills the run's own registry.
 
+pub mod kubeadm;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -147,8 +149,12 @@ fn hex_digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
+fn save(cache: &Cache, name: &str, layer: &[u8], config: serde_json::Value) -> Result<()> {
+    save_in(&cache.images(), name, layer, config)
+}
+
 /// Writes one docker archive of one layer.
-fn save(cache: &Cache, name: &str, layer: &[u8], mut config: serde_json::Value) -> Result<()> {
+fn save_in(folder: &Path, name: &str, layer: &[u8], mut config: serde_json::Value) -> Result<()> {
     config["Env"] = json!(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]);
     let digest = hex_digest(layer);
     let image = json!({
@@ -161,7 +167,7 @@ fn save(cache: &Cache, name: &str, layer: &[u8], mut config: serde_json::Value) 
     let image_file = format!("{}.json", hex_digest(&image));
     let layer_file = format!("{digest}/layer.tar");
     let manifest = json!([{"Config": image_file, "RepoTags": [name], "Layers": [layer_file]}]);
-    let path = cache.images().join(format!("{}.tar", name.replace(['/', ':'], "_")));
+    let path = archive_in(folder, name);
     let mut tar = tar::Builder::new(fs::File::create(path)?);
     for (file, bytes) in
         [(image_file, &image[..]), (layer_file, layer), ("manifest.json".into(), &serde_json::to_vec(&manifest)?)]
@@ -174,6 +180,10 @@ fn save(cache: &Cache, name: &str, layer: &[u8], mut config: serde_json::Value) 
     }
     tar.finish()?;
     Ok(())
+}
+
+fn archive_in(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{}.tar", name.replace(['/', ':'], "_")))
 }
 
 fn compile(cache: &Cache, source: &str) -> Result<Vec<u8>> {

@@ -23,4 +23,4 @@ pub use cluster::{Cluster, ClusterOptions};
 pub use kubectl::Kubectl;
 pub use node::{Node, NodeOptions, Runtime};
 pub use paths::Cache;
-pub use vm::{Vm, VmOptions};
+pub use vm::{Provision, Vm, VmOptions};

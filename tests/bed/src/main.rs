@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use bed::{Cache, Cluster, ClusterOptions, NodeOptions, Runtime, Vm, VmOptions, build, cleanup, demo, doctor, e2e};
+use bed::{
+    Cache, Cluster, ClusterOptions, NodeOptions, Provision, Runtime, Vm, VmOptions, build, cleanup, demo, doctor, e2e,
+};
 
 const USAGE: &str = "usage:
   bed build                        build the stack into the cache folder
@@ -20,6 +22,7 @@ const USAGE: &str = "usage:
   bed vm build                     build the disk of the VM node
   bed vm boot KUBELET [NAME]       boot a Debian node (systemd, cgroup v2) with that kubelet in the cluster NAME,
                                    which gets its control plane if it does not run
+  bed vm kubeadm KUBELET [NAME]    boot two machines as kubeadm's packages leave them (NAME: kubeadm)
   bed vm ssh NAME [COMMAND...]     in the VM of the cluster NAME
   bed vm off NAME
 ";
@@ -115,6 +118,16 @@ fn vm(cache: &Cache, args: &[String]) -> Result<()> {
             vm.until_ready(&cluster)?;
             println!("{}", cluster.kubectl().run(&["get", "nodes", "-o", "wide"])?);
             println!("bed vm ssh {name}");
+            Ok(())
+        }
+        Some("kubeadm") => {
+            let kubelet = PathBuf::from(arg(1).context(USAGE)?).canonicalize().context("no such kubelet")?;
+            let cluster = Cluster::start_network_only(cache, arg(2).unwrap_or("kubeadm"))?.keep();
+            for (name, index) in [VM, ("vm-b", VM.1 + 1)] {
+                let options = VmOptions::new(name, index, &kubelet);
+                let vm = Vm::boot(&cluster, &VmOptions { provision: Provision::Kubeadm, memory_mib: 3072, ..options })?;
+                println!("{name}: {:?}", vm.ssh_command());
+            }
             Ok(())
         }
         Some("ssh") => {

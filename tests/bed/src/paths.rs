@@ -35,6 +35,10 @@ impl Cache {
     pub fn images(&self) -> PathBuf {
         self.0.join("stack/images")
     }
+    /// What kubeadm's own static pods and add-ons run.
+    pub fn kubeadm_images(&self) -> PathBuf {
+        self.0.join("stack/images-kubeadm")
+    }
     /// Clusters that run or ran, one folder each.
     pub fn runs(&self) -> PathBuf {
         self.0.join("run")

@@ -144,6 +144,15 @@ fn make_ext4(from: &Path, image: &Path, size: &str) -> Result<()> {
     Ok(())
 }
 
+/// What the guest has before its kubelet's first start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provision {
+    /// Configuration and credentials of a node of the cluster.
+    Node,
+    /// What kubeadm's packages install, and images in /seed/images: the rest is for kubeadm.
+    Kubeadm,
+}
+
 #[derive(Clone, Debug)]
 pub struct VmOptions {
     pub name: String,
@@ -151,6 +160,7 @@ pub struct VmOptions {
     pub index: u8,
     pub kubelet: PathBuf,
     pub runtime: Runtime,
+    pub provision: Provision,
     pub cpus: u8,
     pub memory_mib: u32,
     /// Lines added to the KubeletConfiguration.
@@ -164,6 +174,7 @@ impl VmOptions {
             index,
             kubelet: kubelet.to_owned(),
             runtime: Runtime::Containerd2,
+            provision: Provision::Node,
             cpus: 2,
             memory_mib: 2048,
             config: String::new(),
@@ -221,12 +232,21 @@ impl Vm {
 
     /// As after a power cut: no unit is stopped first. What was written is there again; returns when one can log in.
     pub fn cut_power(&self) -> Result<()> {
-        let boot_id = || self.ssh(&["cat", "/proc/sys/kernel/random/boot_id"]);
-        let before = boot_id()?;
+        let before = self.boot_id()?;
         // In the background: an answer might not make it out of the dying guest.
         self.ssh(&["sync; (sleep 1; systemctl reboot --force --force) >/dev/null 2>&1 &"])?;
+        self.until_rebooted(&before)
+    }
+
+    /// Changes with each boot.
+    pub fn boot_id(&self) -> Result<String> {
+        Ok(self.ssh(&["cat", "/proc/sys/kernel/random/boot_id"])?.trim().to_owned())
+    }
+
+    /// Until one can log in after a reboot that is under way.
+    pub fn until_rebooted(&self, before: &str) -> Result<()> {
         self.daemons.stop("ssh");
-        let back = || Ok(!self.is_running() || boot_id()? != before);
+        let back = || Ok(!self.is_running() || self.boot_id()? != before);
         wait::until("the VM to let us in again", wait::LONG, back)?;
         if !self.is_running() {
             bail!("qemu ended: see {}", self.daemons.log("qemu").display());

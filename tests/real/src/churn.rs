@@ -16,6 +16,7 @@ pub fn group() -> Group {
         name: "churn",
         runtime: Runtime::Containerd2,
         services: false,
+        bare: false,
         tests: vec![("kill_9_while_pods_start_and_stop_loses_nothing", kill_while_churning)],
     }
 }

@@ -20,6 +20,7 @@ pub fn group() -> Group {
         name: "disruption",
         runtime: Runtime::Containerd2,
         services: false,
+        bare: false,
         tests: vec![
             ("a_restarted_agent_adopts_what_runs", restart_adopts),
             ("the_upstream_kubelet_and_back_touches_nothing", swap_with_upstream),

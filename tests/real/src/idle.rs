@@ -18,6 +18,7 @@ pub fn group() -> Group {
         name: "idle",
         runtime: Runtime::Containerd2,
         services: false,
+        bare: false,
         tests: vec![("an_idle_agent_is_small_and_quiet", small_and_quiet)],
     }
 }

@@ -6,10 +6,13 @@
 mod churn;
 mod disruption;
 mod idle;
+mod kubeadm;
+mod node_sockets;
 mod pods;
 mod refusals;
 mod requests;
 mod series;
+mod shutdown;
 mod static_pods;
 mod suite;
 mod vm;
@@ -38,7 +41,7 @@ fn groups() -> Vec<Group> {
 
 /// Run only when named, for the time they take; the VMs above all where there is no KVM.
 fn groups_on_demand() -> Vec<Group> {
-    vec![suite::conformance_group(), vm::group(), vm::old_runtime_group()]
+    vec![suite::conformance_group(), vm::group(), vm::old_runtime_group(), kubeadm::group(), shutdown::group()]
 }
 
 fn all_groups() -> impl Iterator<Item = Group> {

@@ -20,11 +20,11 @@ const TESTS: &[(&str, Test)] = &[
 ];
 
 pub fn group() -> Group {
-    Group { name: "pods", runtime: Runtime::Containerd2, services: false, tests: TESTS.to_vec() }
+    Group { name: "pods", runtime: Runtime::Containerd2, services: false, bare: false, tests: TESTS.to_vec() }
 }
 
 pub fn old_runtime_group() -> Group {
-    Group { name: "pods-1-6", runtime: Runtime::Debian, services: false, tests: TESTS.to_vec() }
+    Group { name: "pods-1-6", runtime: Runtime::Debian, services: false, bare: false, tests: TESTS.to_vec() }
 }
 
 fn runs_and_leaves_nothing(w: &mut World) -> Result<()> {

@@ -13,6 +13,7 @@ pub fn group() -> Group {
         name: "refusals",
         runtime: Runtime::Containerd2,
         services: false,
+        bare: false,
         tests: vec![
             ("a_wrong_image_says_so", wrong_image),
             ("a_wrong_command_says_so", wrong_command),

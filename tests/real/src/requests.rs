@@ -18,7 +18,7 @@ use bed::{
 use serde_json::Value;
 
 use crate::{
-    series,
+    node_sockets, series,
     world::{Group, World, expect, shell_pod},
 };
 
@@ -27,8 +27,10 @@ pub fn group() -> Group {
         name: "requests",
         runtime: Runtime::Containerd2,
         services: false,
+        bare: false,
         tests: vec![
             ("every_request_has_upstreams_status_code", same_codes),
+            ("the_nodes_own_sockets_answer_as_upstreams", node_sockets::same_answers),
             ("what_is_measured_has_upstreams_names", series::same_names),
         ],
     }

@@ -13,6 +13,7 @@ pub fn group() -> Group {
         name: "static",
         runtime: Runtime::Containerd2,
         services: false,
+        bare: false,
         tests: vec![
             ("a_manifest_runs_and_has_a_mirror", runs_with_mirror),
             ("an_edited_manifest_replaces_the_pod", edited),

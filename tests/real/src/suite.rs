@@ -13,6 +13,7 @@ pub fn group() -> Group {
         name: "suite",
         runtime: Runtime::Containerd2,
         services: false,
+        bare: false,
         tests: vec![("the_expected_upstream_tests_pass", upstream_tests)],
     }
 }
@@ -22,6 +23,7 @@ pub fn conformance_group() -> Group {
         name: "conformance",
         runtime: Runtime::Containerd2,
         services: true,
+        bare: false,
         tests: vec![("storage_apps_and_network_as_under_upstream", conformance_tests)],
     }
 }

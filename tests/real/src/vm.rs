@@ -16,6 +16,7 @@ pub fn group() -> Group {
         name: "vm",
         runtime: Runtime::Containerd2,
         services: false,
+        bare: false,
         tests: vec![
             ("a_debian_node_becomes_ready", becomes_ready as Test),
             ("a_pod_lives_in_a_slice_with_its_limits", pod_in_slice),
@@ -38,6 +39,7 @@ pub fn old_runtime_group() -> Group {
         name: "vm-1-6",
         runtime: Runtime::Debian,
         services: false,
+        bare: false,
         tests: vec![
             ("a_debian_node_becomes_ready", becomes_ready as Test),
             ("a_pod_lives_in_a_slice_with_its_limits", pod_in_slice),

@@ -11,6 +11,7 @@ pub fn group() -> Group {
         name: "workloads",
         runtime: Runtime::Containerd2,
         services: false,
+        bare: false,
         tests: vec![
             ("a_deployment_of_20_rolls_over", deployment_rolls_over),
             ("a_job_and_a_cron_job_complete", jobs_complete),

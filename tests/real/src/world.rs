@@ -14,6 +14,8 @@ pub struct Group {
     pub runtime: Runtime,
     /// With kube-proxy and DNS.
     pub services: bool,
+    /// A network and a registry, no control plane and no node: the tests make what they want.
+    pub bare: bool,
     pub tests: Vec<(&'static str, Test)>,
 }
 
@@ -115,9 +117,11 @@ pub fn run(group: &Group, wanted: &[String], tally: &mut Tally) -> Result<()> {
     let cache = Cache::of_user()?;
     let mut node = NodeOptions::new("node-a", &kubelet()?);
     (node.runtime, node.services) = (group.runtime, group.services);
-    let cluster = Cluster::start(&cache, ClusterOptions { name: group.name.into(), nodes: vec![node] })
-        .with_context(|| format!("cluster of group {}", group.name))?
-        .keep();
+    let started = match group.bare {
+        true => Cluster::start_network_only(&cache, group.name),
+        false => Cluster::start(&cache, ClusterOptions { name: group.name.into(), nodes: vec![node] }),
+    };
+    let cluster = started.with_context(|| format!("cluster of group {}", group.name))?.keep();
     let mut world = World { cluster };
     let before = tally.failed.len();
     for (name, test) in selected {
@@ -136,7 +140,7 @@ pub fn run(group: &Group, wanted: &[String], tally: &mut Tally) -> Result<()> {
     if tally.failed.len() == before {
         world.cluster.down()?;
     } else {
-        world.node().stop_kubelet();
+        world.cluster.nodes.iter().for_each(bed::Node::stop_kubelet);
         keep_logs_and_end(world)?;
     }
     Ok(())

@@ -21,11 +21,13 @@ const RANKS: &[(u8, &[&str])] = &[
             "runtime",
             "images",
             "eviction",
+            "shutdown",
             "volumes",
             "prober",
             "status-manager",
             "node",
             "server",
+            "node-api",
             "certificates",
         ],
     ),
@@ -47,8 +49,8 @@ fn sideways(user: &str, used: &str) -> bool {
 const OWNED: &[(&str, &[&str])] = &[
     ("kube", &["apiserver"]),
     ("containerd-client", &["cri"]),
-    ("tonic", &["api-types", "cri", "handlers", "testing"]),
-    ("api-types", &["cri", "runtime", "testing"]),
+    ("tonic", &["api-types", "cri", "handlers", "node-api", "testing"]),
+    ("api-types", &["cri", "runtime", "node-api", "testing"]),
 ];
 
 fn metadata() -> Metadata {

@@ -69,6 +69,8 @@ struct UserBody {
     client_certificate_data: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_key: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_key_data: Option<String>,
 }
 
 /// Not even a certificate is for logs.
@@ -135,11 +137,25 @@ pub fn client_certificate_validity(path: &Path) -> Result<(Timestamp, Timestamp)
 fn client_certificate(path: &Path) -> Result<Vec<u8>> {
     let config = read(path)?;
     let user = config.user().ok_or_else(|| unusable(path, "no user in the current context"))?;
-    if let Some(data) = &user.client_certificate_data {
+    given(path, user.client_certificate_data.as_deref(), user.client_certificate.as_deref(), "client certificate")
+}
+
+/// Certificate and key, both as PEM.
+pub fn client_pair(path: &Path) -> Result<(Vec<u8>, String)> {
+    let config = read(path)?;
+    let user = config.user().ok_or_else(|| unusable(path, "no user in the current context"))?;
+    let key = given(path, user.client_key_data.as_deref(), user.client_key.as_deref(), "client key")?;
+    let key = String::from_utf8(key).map_err(|_| unusable(path, "the client key is no PEM"))?;
+    Ok((client_certificate(path)?, key))
+}
+
+/// What the kubeconfig holds itself or names the file of.
+fn given(path: &Path, data: Option<&str>, file: Option<&Path>, what: &str) -> Result<Vec<u8>> {
+    if let Some(data) = data {
         let decoded = base64::engine::general_purpose::STANDARD.decode(data.trim());
-        return decoded.map_err(|_| unusable(path, "client-certificate-data is no base64"));
+        return decoded.map_err(|_| unusable(path, format!("the {what} is no base64")));
     }
-    let file = user.client_certificate.as_ref().ok_or_else(|| unusable(path, "no client certificate"))?;
+    let file = file.ok_or_else(|| unusable(path, format!("no {what}")))?;
     // Relative to the kubeconfig, as client-go resolves it.
     let file = path.parent().unwrap_or(Path::new("")).join(file);
     fs::read(&file).map_err(|source| CertificateError::Read { path: file, source })

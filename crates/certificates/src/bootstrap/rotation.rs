@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use super::{
     first::{FirstIdentity, ensure_identity},
-    kubeconfig::uses_certificate,
+    kubeconfig::{client_pair, uses_certificate},
     request::{Purpose, Wanted, new_key, request},
     store::PairStore,
 };
@@ -98,22 +98,25 @@ pub struct ClientRotation {
 }
 
 impl ClientRotation {
-    /// Runs until dropped, or until the identity is lost for good. A store without a pair (kubeadm's first node brings its identity in the kubeconfig) gets one
-    /// at once.
+    /// Runs until dropped, or until the identity is lost for good. An identity that the kubeconfig brought itself, as
+    /// that of kubeadm's first node, is renewed at once.
     pub async fn run(self, kubeconfig: &Path) {
+        ttl::show_client();
+        let mut is_due = take_over(&self.store, kubeconfig, self.clock.wall());
         if !uses_certificate(kubeconfig, &self.store.current_path()) {
             let path = self.store.current_path();
             tracing::info!(path = %path.display(), "the kubeconfig does not use the rotated client certificate");
         }
         let mut pause = Pause::default();
         loop {
-            if let Some(pair) = self.store.load() {
+            if let Some(pair) = self.store.load().filter(|_| !is_due) {
                 ttl::client_expires(pair.not_after);
                 wait_until(self.clock, renew_at(&pair, fraction())).await;
             }
             match self.renew().await {
                 Ok(pair) => {
                     tracing::info!(not_after = %pair.not_after, "client certificate renewed");
+                    is_due = false;
                     // Where this clock is ahead of the signer's, a new one may be due at once.
                     if may_be_due(&pair, self.clock.wall()) {
                         pause.wait().await;
@@ -167,6 +170,20 @@ impl ClientRotation {
     }
 }
 
+/// Stores the pair of the kubeconfig where none is stored that is valid: `kubeadm init` looks for it there, to turn the
+/// kubeconfig to it. Whether a new one is to be asked for at once.
+fn take_over(store: &PairStore, kubeconfig: &Path, now: Timestamp) -> bool {
+    if store.load().is_some_and(|pair| pair.is_valid_at(now)) {
+        return false;
+    }
+    let stored = client_pair(kubeconfig).and_then(|(certificate, key)| store.update(&certificate, &key, now));
+    match stored {
+        Ok(pair) => ttl::client_expires(pair.not_after),
+        Err(error) => tracing::info!(error = described(&error), "no client certificate to begin with"),
+    }
+    true
+}
+
 /// Option serverTLSBootstrap.
 pub struct ServingRotation {
     pub api: ApiServer,
@@ -181,6 +198,7 @@ pub struct ServingRotation {
 impl ServingRotation {
     /// Runs until dropped. Until the first certificate is signed there is none to serve with, as with upstream.
     pub async fn run(mut self) {
+        ttl::show_serving();
         let mut pause = Pause::default();
         loop {
             let Some(names) = self.wanted_names().await else { return };
@@ -253,6 +271,9 @@ impl ServingRotation {
         let certificate = request(&self.api, &key, &wanted, self.clock.wall()).await?;
         let pair = self.store.update(&certificate, &key.serialize_pem(), self.clock.wall())?;
         tracing::info!(not_after = %pair.not_after, "serving certificate renewed");
+        if let Some(before) = self.serving.current() {
+            ttl::serving_rotated(before.not_before, self.clock.wall());
+        }
         self.serving.set(pair.clone());
         Ok(pair)
     }
@@ -286,12 +307,52 @@ mod tests {
 
     use super::*;
 
-    fn pair_of_january() -> Pair {
+    fn pem_of_january() -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(2026, 1, 11));
-        let certificate = params.self_signed(&key).unwrap().pem();
-        Pair::from_pem(certificate.as_bytes(), key.serialize_pem().as_bytes(), "test").unwrap()
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn pair_of_january() -> Pair {
+        let (certificate, key) = pem_of_january();
+        Pair::from_pem(certificate.as_bytes(), key.as_bytes(), "test").unwrap()
+    }
+
+    #[test]
+    fn an_identity_that_the_kubeconfig_brings_is_stored_and_renewed() {
+        use base64::{Engine as _, engine::general_purpose::STANDARD};
+        let dir = tempfile::tempdir().unwrap();
+        let (kubeconfig, store) = (dir.path().join("kubelet.conf"), PairStore::client(&dir.path().join("pki")));
+        let now = "2026-01-02T00:00:00Z".parse().unwrap();
+        let write = |(certificate, key): &(String, String)| {
+            let text = format!(
+                "users: [{{name: u, user: {{client-certificate-data: {}, client-key-data: {}}}}}]\n\
+                 contexts: [{{name: c, context: {{cluster: k, user: u}}}}]\ncurrent-context: c\n",
+                STANDARD.encode(certificate),
+                STANDARD.encode(key)
+            );
+            std::fs::write(&kubeconfig, text).unwrap();
+        };
+        let brought = pem_of_january();
+        write(&brought);
+        assert!(take_over(&store, &kubeconfig, now), "due at once");
+        let stored = std::fs::read_to_string(store.current_path()).unwrap();
+        assert_eq!(stored, brought.0.clone() + &brought.1);
+
+        write(&pem_of_january());
+        assert!(!take_over(&store, &kubeconfig, now), "the stored one is newer");
+        assert_eq!(std::fs::read_to_string(store.current_path()).unwrap(), stored);
+        assert!(take_over(&store, &kubeconfig, "2026-02-01T00:00:00Z".parse().unwrap()), "the stored one has expired");
+        assert_ne!(std::fs::read_to_string(store.current_path()).unwrap(), stored);
+    }
+
+    #[test]
+    fn a_kubeconfig_without_a_certificate_leaves_the_store_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = PairStore::client(dir.path());
+        assert!(take_over(&store, Path::new("/nowhere"), Timestamp::UNIX_EPOCH));
+        assert!(store.load().is_none());
     }
 
     #[test]

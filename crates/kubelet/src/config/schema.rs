@@ -72,7 +72,6 @@ const fn shown(name: &'static str, kind: Kind, default: &'static str, support: S
 }
 
 const EVICTION: Support = NotYet("no pod is evicted for lack of memory, disk or PIDs yet");
-const SHUTDOWN: Support = NotYet("node shutdown is not handled yet");
 const CPU_MANAGER: Support = NotYet("containers get no exclusive CPUs yet");
 const MEMORY_MANAGER: Support = NotYet("containers get no NUMA-bound memory yet");
 const TOPOLOGY: Support = NotYet("no NUMA alignment yet");
@@ -203,9 +202,9 @@ pub const FIELDS: &[Field] = &[
     pointer("serializeImagePulls", Bool, "true", Works),
     plain("serverTLSBootstrap", Bool, "", Works),
     plain("showHiddenMetricsForVersion", Text, "", NoEffect("there are no hidden metrics")),
-    plain("shutdownGracePeriod", Duration, "", SHUTDOWN),
-    plain("shutdownGracePeriodByPodPriority", Objects(SHUTDOWN_BY_PRIORITY), "", SHUTDOWN),
-    plain("shutdownGracePeriodCriticalPods", Duration, "", SHUTDOWN),
+    plain("shutdownGracePeriod", Duration, "", Works),
+    plain("shutdownGracePeriodByPodPriority", Objects(SHUTDOWN_BY_PRIORITY), "", Works),
+    plain("shutdownGracePeriodCriticalPods", Duration, "", Works),
     pointer("singleProcessOOMKill", Bool, "", Works),
     plain("staticPodPath", Text, "", Works),
     plain("staticPodURL", Text, "", Works),

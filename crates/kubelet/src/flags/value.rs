@@ -69,6 +69,17 @@ impl Reads {
         }
     }
 
+    /// The value as Go prints it: lists in brackets, and what nobody set as the zero of its kind.
+    pub fn shown(self, value: &Value) -> String {
+        let text = super::shown(value);
+        match self {
+            Self::Texts => format!("[{text}]"),
+            Self::Bool if text.is_empty() => "false".to_owned(),
+            Self::Int32 | Self::Int64 if text.is_empty() => "0".to_owned(),
+            _ => text,
+        }
+    }
+
     /// The value of the flag when it stands alone, for those that may.
     pub const fn alone(self) -> Option<&'static str> {
         match self {

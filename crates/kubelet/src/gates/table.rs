@@ -20,7 +20,6 @@ const EVENTS: Support = NoEffect("runtime events are used wherever the runtime s
 const RESIZE: Support = NotYet("volumes keep their size");
 const DRA: Support = NotYet("no dynamic resource allocation yet");
 const CSI: Support = NotYet("no CSI volumes yet");
-const SHUTDOWN: Support = NotYet("node shutdown is not handled yet");
 const MANAGERS: Support = NotYet("no CPU, memory or topology manager yet");
 const EVICTION: Support = NotYet("nothing is evicted or measured for it yet");
 const PULL_RECORDS: Support = NotYet("images are not asked for by runtime class yet");
@@ -141,8 +140,8 @@ pub static GATES: &[Gate] = &[
     gate("GRPCContainerProbeTLS", OFF, Alpha, FREE, &[], PODS),
     gate("GenericWorkload", OFF, Beta, FREE, &[], ELSEWHERE),
     gate("GitRepoVolumeDriver", OFF, Deprecated, LOCKED, &[], Works),
-    gate("GracefulNodeShutdown", ON, Beta, FREE, &[], SHUTDOWN),
-    gate("GracefulNodeShutdownBasedOnPodPriority", ON, Beta, FREE, &["GracefulNodeShutdown"], SHUTDOWN),
+    gate("GracefulNodeShutdown", ON, Beta, FREE, &[], Works),
+    gate("GracefulNodeShutdownBasedOnPodPriority", ON, Beta, FREE, &["GracefulNodeShutdown"], Works),
     gate("H2CContainerProbe", OFF, Alpha, FREE, &["NodeDeclaredFeatures"], PODS),
     gate("HPAConfigurableTolerance", ON, GA, LOCKED, &[], ELSEWHERE),
     gate("HPAGeneration", ON, Beta, FREE, &[], ELSEWHERE),
@@ -173,9 +172,9 @@ pub static GATES: &[Gate] = &[
     gate("KubeletFineGrainedAuthz", ON, GA, LOCKED, &[], Works),
     gate("KubeletInUserNamespace", ON, Beta, FREE, &[], PODS),
     gate("KubeletPSI", ON, GA, LOCKED, &[], SERVING),
-    gate("KubeletPodResourcesDynamicResources", ON, GA, LOCKED, &[], SERVING),
-    gate("KubeletPodResourcesGet", ON, GA, LOCKED, &[], SERVING),
-    gate("KubeletPodResourcesListUseActivePods", ON, Deprecated, FREE, &[], SERVING),
+    gate("KubeletPodResourcesDynamicResources", ON, GA, LOCKED, &[], DRA),
+    gate("KubeletPodResourcesGet", ON, GA, LOCKED, &[], Works),
+    gate("KubeletPodResourcesListUseActivePods", ON, Deprecated, FREE, &[], Works),
     gate("KubeletRegistrationGetOnExistsOnly", OFF, Deprecated, FREE, &[], NODE),
     gate("KubeletSeparateDiskGC", ON, Beta, FREE, &[], EVICTION),
     gate("KubeletServiceAccountTokenForCredentialProviders", ON, Beta, FREE, &[], Works),
@@ -223,7 +222,7 @@ pub static GATES: &[Gate] = &[
     gate("PodReadyToStartContainersCondition", ON, GA, LOCKED, &[], Works),
     gate("PodSchedulingReadiness", ON, GA, LOCKED, &[], ELSEWHERE),
     gate("PodTopologyLabelsAdmission", ON, Beta, FREE, &[], ELSEWHERE),
-    gate("PodsAPI", ON, Beta, FREE, &[], PODS),
+    gate("PodsAPI", ON, Beta, FREE, &[], Works),
     gate("PortForwardWebsockets", ON, Beta, FREE, &[], ELSEWHERE),
     gate("PreferSameTrafficDistribution", ON, GA, LOCKED, &[], ELSEWHERE),
     gate("ProcMountType", ON, GA, LOCKED, &["UserNamespacesSupport"], Works),

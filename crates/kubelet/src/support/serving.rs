@@ -31,8 +31,8 @@ pub const ENDPOINTS: &[(&str, Support)] = &[
     ("GET /debug/pprof/", NotYet("answers 501, its index 405 to other methods: there is no Go runtime to profile")),
     ("PUT /debug/flags/v", Works),
     ("GET /statusz, GET /flagz", Works),
-    ("gRPC pod-resources/kubelet.sock", NotYet("no resource managers yet")),
-    ("gRPC pods-api/pods-api.sock", NotYet("not served yet")),
+    ("gRPC pod-resources/kubelet.sock (v1, v1alpha1)", Works),
+    ("gRPC pods-api/pods-api.sock (v1alpha1)", Partly("pods come without managedFields")),
     ("gRPC device-plugins/kubelet.sock", NotYet("no device plugins yet")),
 ];
 
@@ -47,6 +47,7 @@ pub const DIFFERENCES: &[&str] = &[
     "A UID in the path of exec and run must be the pod's, else 404, so that no command runs in a pod that took the name of another; upstream ignores it.",
     "With cgroups of version 1, `/stats/summary` shows no pressure (psi); upstream shows zeros.",
     "`/stats/summary` shows the network of each pod also where upstream shows only the node's (seen with cgroups of version 1).",
+    "A client that follows the pods API slowly is told the newest state of each pod and goes on; upstream ends its stream.",
     "Help texts are ferrolet's own and shorter.",
     "Requests to the API server are JSON, not protobuf.",
     "A damaged `allocated_pods_state` or `actuated_pods_state` is passed over with an error in the log and pods have what their specs say; upstream refuses to start until somebody removes the file.",

@@ -85,6 +85,24 @@ async fn until_the_node_is_known_only_static_pods_start_and_deleted_ones_go() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_shuts_down_takes_no_more_pods() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let [before, late, after] =
+        ["before", "late", "after"].map(|name| machine.create(pod(name).container("app", "nginx")));
+    agent.set(&before).await;
+    agent.until_running(&before).await;
+    agent.shutting_down.send_replace(true);
+    agent.set(&late).await;
+    agent.until("the API knows", || machine.phase(&late) == "Failed").await;
+    assert_eq!(machine.object(&late).unwrap()["status"]["reason"], "NodeShutdown");
+    assert!(agent.is_running(&before), "what runs is not refused");
+    agent.shutting_down.send_replace(false);
+    agent.set(&after).await;
+    agent.until_running(&after).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_may_come_before_the_word_of_the_label_that_it_wants() {
     let machine = Machine::new();
     let agent = machine.agent().await;

@@ -44,6 +44,7 @@ pub struct Machine {
 pub struct Agent {
     pub parts: Parts,
     pub facts: watch::Sender<Arc<NodeFacts>>,
+    pub shutting_down: watch::Sender<bool>,
     commands: mpsc::Sender<PodCommand>,
     dispatcher: JoinHandle<()>,
 }
@@ -136,9 +137,10 @@ impl Machine {
             let api = api.clone();
             Box::pin(async move { api.get_node("node-a").await.ok() })
         };
-        let dispatcher = Dispatcher::new(parts.clone(), config).asks_node(asks_node);
+        let (shutting_down, shuts) = watch::channel(false);
+        let dispatcher = Dispatcher::new(parts.clone(), config).asks_node(asks_node).refuses_while(shuts);
         let dispatcher = tokio::spawn(dispatcher.run(orders));
-        Agent { parts, facts, commands, dispatcher }
+        Agent { parts, facts, shutting_down, commands, dispatcher }
     }
 
     /// Creates the pod in the API.

@@ -1,32 +1,40 @@
 //! `/metrics/cadvisor`: the series of cAdvisor that come from cgroup files alone.
 
 use cgroups::{MemoryUsage, Pressure, Usage};
+use host::MachineFacts;
 use pod::time::Timestamp;
 
 use super::{
+    cadvisor_details::{self, Extra},
     exposition::{Point, Text},
     machine::Machine,
     network::{Interface, Traffic},
     sample::Sample,
 };
 
-const LABELS: [&str; 6] = ["container", "id", "image", "name", "namespace", "pod"];
+pub(super) const LABELS: [&str; 6] = ["container", "id", "image", "name", "namespace", "pod"];
 const CPU_LABELS: [&str; 7] = ["container", "cpu", "id", "image", "name", "namespace", "pod"];
 const NETWORK_LABELS: [&str; 7] = ["container", "id", "image", "interface", "name", "namespace", "pod"];
 const MACHINE_LABELS: [&str; 3] = ["boot_id", "machine_id", "system_uuid"];
 
 /// One cgroup with the labels that name it.
-struct Group<'a> {
-    labels: [&'a str; 6],
-    usage: &'a Usage,
+pub(super) struct Group<'a> {
+    pub labels: [&'a str; 6],
+    pub usage: &'a Usage,
     started: Option<Timestamp>,
     network: &'a [Interface],
 }
 
-pub fn render(sample: &Sample) -> String {
+/// The paths of the cgroups that [`render`] shows, in the order of its details.
+pub fn paths(sample: &Sample) -> Vec<&str> {
+    groups(sample).into_iter().map(|group| group.labels[1]).collect()
+}
+
+pub fn render(sample: &Sample, extra: &Extra, facts: &MachineFacts) -> String {
     let groups = groups(sample);
     let at = sample.at.as_millisecond();
     let mut text = Text::default();
+    cadvisor_details::version(&mut text, facts);
     cpu(&mut text, &groups, at);
     let mut family = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Group<'_>) -> Option<f64>| {
         let points =
@@ -49,9 +57,6 @@ pub fn render(sample: &Sample) -> String {
     for (name, kind, help, value) in MEMORY {
         family(name, kind, help, &|group| group.usage.memory.as_ref().and_then(value));
     }
-    family("container_processes", "gauge", "Number of processes running inside the container.", &|group| {
-        group.usage.pids.map(|pids| pids as f64)
-    });
     for (resource, of) in PRESSURE {
         let help = format!("Total time duration tasks in the container have waited due to {resource} congestion.");
         let name = format!("container_pressure_{resource}_waiting_seconds_total");
@@ -61,6 +66,7 @@ pub fn render(sample: &Sample) -> String {
         let name = format!("container_pressure_{resource}_stalled_seconds_total");
         family(&name, "counter", &help, &|group| of(group.usage).map(|pressure| pressure.full.total as f64 / 1e6));
     }
+    cadvisor_details::render(&mut text, &groups, extra, at);
     network(&mut text, &groups, at);
     machine(&mut text, &sample.machine);
     let help = "1 if there was an error while getting container metrics, 0 otherwise";
@@ -185,6 +191,11 @@ fn machine(text: &mut Text, machine: &Machine) {
     let point = |value: f64| [Point { labels, value, at: None }];
     let mut family = |name, help, value| text.family(name, "gauge", help, MACHINE_LABELS, point(value));
     family("machine_cpu_cores", "Number of logical CPU cores.", machine.cpus as f64);
+    family("machine_cpu_physical_cores", "Number of physical CPU cores.", machine.physical_cores as f64);
+    family("machine_cpu_sockets", "Number of CPU sockets.", machine.sockets as f64);
+    // Of mainframes.
+    family("machine_cpu_books", "Number of CPU books.", 0.0);
+    family("machine_cpu_drawers", "Number of CPU drawers.", 0.0);
     family("machine_memory_bytes", "Amount of memory installed on the machine.", machine.memory_bytes as f64);
     family("machine_swap_bytes", "Amount of swap memory available on the machine.", machine.swap_bytes as f64);
     let none = [Point { labels: [], value: 0.0, at: None }];

@@ -1,12 +1,14 @@
 //! The machine's size and ids, as far as series name them.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 #[derive(Clone, Debug, Default)]
 pub struct Machine {
     pub memory_bytes: u64,
     pub swap_bytes: u64,
     pub cpus: usize,
+    pub physical_cores: usize,
+    pub sockets: usize,
     pub machine_id: String,
     pub system_uuid: String,
     pub boot_id: String,
@@ -17,7 +19,10 @@ impl Machine {
         let info = rustix::system::sysinfo();
         let unit = u64::from(info.mem_unit);
         let cpus = fs::read_to_string("/sys/devices/system/cpu/online").map(|list| count(list.trim()));
+        let (sockets, physical_cores) = topology();
         Self {
+            sockets,
+            physical_cores,
             memory_bytes: info.totalram * unit,
             swap_bytes: info.totalswap * unit,
             cpus: cpus.unwrap_or(1),
@@ -30,6 +35,18 @@ impl Machine {
 
 fn line(path: &str) -> String {
     fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+/// Sockets and cores, as the kernel numbers them; a machine that says nothing has one of each.
+fn topology() -> (usize, usize) {
+    let (mut sockets, mut cores) = (BTreeSet::new(), BTreeSet::new());
+    for cpu in fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten() {
+        let of = |file: &str| fs::read_to_string(cpu.path().join("topology").join(file)).ok();
+        let (Some(socket), Some(core)) = (of("physical_package_id"), of("core_id")) else { continue };
+        cores.insert((socket.clone(), core));
+        sockets.insert(socket);
+    }
+    (sockets.len().max(1), cores.len().max(1))
 }
 
 /// Of a list as `0-3,8`.

@@ -22,6 +22,11 @@ fn working_set(usage: &Usage) -> Option<f64> {
 fn swap(usage: &Usage) -> Option<f64> {
     usage.memory.as_ref().map(|memory| memory.swap as f64)
 }
+/// None without a limit. As upstream reports it: never below what is used.
+fn swap_limit(usage: &Usage) -> Option<f64> {
+    let memory = usage.memory.as_ref()?;
+    Some(memory.swap_limit?.max(memory.swap) as f64)
+}
 
 pub fn render(sample: &Sample) -> String {
     let mut text = Text::default();
@@ -41,6 +46,8 @@ pub fn render(sample: &Sample) -> String {
     );
     families("memory_working_set_bytes", "gauge", "STABLE", "Current working set of the % in bytes", working_set);
     families("swap_usage_bytes", "gauge", "ALPHA", "Current amount of the % swap usage in bytes", swap);
+    let help = "[ALPHA] Current amount of the container swap limit in bytes. Reported only on non-windows systems";
+    text.family("container_swap_limit_bytes", "gauge", help, CONTAINER, containers(sample, swap_limit));
     let started = each(sample).filter_map(|(pod, container)| {
         let started = container.started?;
         Some(point(pod, container, started.as_millisecond() as f64 / 1e3, None))
@@ -50,8 +57,6 @@ pub fn render(sample: &Sample) -> String {
     let none = || [Point { labels: [], value: 0.0, at: None }];
     let help = "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise";
     text.family("resource_scrape_error", "gauge", help, NODE, none());
-    let help = "[ALPHA] (Deprecated since 1.29.0) 1 if there was an error while getting container metrics, 0 otherwise";
-    text.family("scrape_error", "gauge", help, NODE, none());
     text.finish()
 }
 

@@ -379,7 +379,7 @@ fn container_stats<'a>(
         io: reading.io(&container.usage),
         rootfs: None,
         logs: None,
-        swap: reading.swap(&container.usage, None),
+        swap: reading.swap(&container.usage, container.usage.memory.as_ref().and_then(|memory| memory.swap_limit)),
     }
 }
 

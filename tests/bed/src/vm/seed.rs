@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Vm, VmOptions, make_ext4, pod_subnet, put};
+use super::{Provision, Vm, VmOptions, make_ext4, pod_subnet, put};
 use crate::{Cache, Cluster, Runtime, build, images};
 
 /// What the guest runs of the stack, or of Debian's containerd.
@@ -57,7 +57,12 @@ impl Vm {
         put(&files, "etc/systemd/network/10-eth0.network", &self.network_unit(cluster))?;
         put(&files, "root/.ssh/authorized_keys", &fs::read_to_string(self.key.with_extension("pub"))?)?;
         self.put_containerd(&files, &cluster.registry(), options.runtime)?;
-        self.put_kubelet(&files, cluster, options)?;
+        put(&files, "etc/systemd/system/kubelet.service", UNIT)?;
+        put(&files, "etc/systemd/system/kubelet.service.d/10-kubeadm.conf", DROP_IN)?;
+        match options.provision {
+            Provision::Node => self.put_kubelet(&files, cluster, options)?,
+            Provision::Kubeadm => put_kubeadm(&seed, cluster)?,
+        }
         for unit in ["containerd", "kubelet"] {
             let wants = files.join("etc/systemd/system/multi-user.target.wants");
             fs::create_dir_all(&wants)?;
@@ -97,8 +102,6 @@ impl Vm {
     }
 
     fn put_kubelet(&self, files: &Path, cluster: &Cluster, options: &VmOptions) -> Result<()> {
-        put(files, "etc/systemd/system/kubelet.service", UNIT)?;
-        put(files, "etc/systemd/system/kubelet.service.d/10-kubeadm.conf", DROP_IN)?;
         put(files, "etc/default/kubelet", &format!("KUBELET_EXTRA_ARGS=\"--node-ip={} --v=2\"\n", self.ip))?;
         let authority = fs::read_to_string(cluster.dir.join("pki/ca.crt"))?;
         put(files, "etc/kubernetes/pki/ca.crt", &authority)?;
@@ -123,6 +126,24 @@ staticPodPath: /etc/kubernetes/manifests
         );
         put(files, "var/lib/kubelet/config.yaml", &config)
     }
+}
+
+/// kubeadm and kubectl as their packages have them, and the images that no registry here has.
+fn put_kubeadm(seed: &Path, cluster: &Cluster) -> Result<()> {
+    let (files, cache) = (seed.join("files"), cluster.cache());
+    // As on any Debian with a firewall; kube-proxy sets the limits of this module.
+    put(&files, "etc/modules-load.d/kube-proxy.conf", "nf_conntrack\n")?;
+    // CoreDNS does not start without a name server to ask; nobody answers there.
+    put(&files, "etc/resolv.conf", &format!("nameserver {}\n", cluster.ip))?;
+    for program in ["kubeadm", "kubectl"] {
+        fs::copy(cache.bin(program), seed.join("bin").join(program)).context(program)?;
+    }
+    fs::create_dir_all(seed.join("images"))?;
+    images::kubeadm::make(cache)?;
+    for archive in images::kubeadm::archives(cache)? {
+        fs::copy(&archive, seed.join("images").join(archive.file_name().context("an archive's name")?))?;
+    }
+    Ok(())
 }
 
 fn size_of(path: &Path) -> Result<u64> {
