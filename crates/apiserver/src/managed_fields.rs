@@ -90,4 +90,16 @@ mod tests {
             assert_eq!(bytes, cut.as_bytes());
         }
     }
+
+    #[test]
+    fn valid_json_stays_valid_and_keeps_the_rest() {
+        fuzz::each("managed-fields", |bytes| {
+            let mut blanked = bytes.to_vec();
+            blank(&mut blanked);
+            assert_eq!(blanked.len(), bytes.len());
+            if serde_json::from_slice::<serde_json::Value>(bytes).is_ok() {
+                serde_json::from_slice::<serde_json::Value>(&blanked).expect("still JSON");
+            }
+        });
+    }
 }

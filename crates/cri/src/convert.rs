@@ -226,4 +226,21 @@ mod tests {
         let of = map(&[(labels::POD_UID, "u1"), (labels::POD_NAME, "web"), (labels::POD_NAMESPACE, "default")]);
         assert_eq!(owner(&of), Some(("u1".into(), PodKey::new("default", "web"))));
     }
+
+    #[test]
+    fn any_reply_is_understood_or_refused() {
+        use prost::Message as _;
+        let seeds = [
+            status(v1::ContainerState::ContainerExited).encode_to_vec(),
+            PodSandboxStatus { id: "s1".into(), created_at: i64::MIN, ..Default::default() }.encode_to_vec(),
+        ];
+        fuzz::each_of("cri", &seeds, |bytes| {
+            if let Ok(status) = ContainerStatus::decode(bytes) {
+                let _ = container(status, SandboxId::new("s1"));
+            }
+            if let Ok(status) = PodSandboxStatus::decode(bytes) {
+                let _ = sandbox(status);
+            }
+        });
+    }
 }

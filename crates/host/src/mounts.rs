@@ -270,4 +270,9 @@ mod tests {
         assert!(!is_mount_point(Path::new("/no/such/path")).unwrap());
         assert!(beneath(Path::new("/proc")).unwrap().iter().any(|m| m.fs_type == "proc"));
     }
+
+    #[test]
+    fn any_line_is_a_mount_or_passed_over() {
+        fuzz::each("mountinfo", |bytes| bytes.split(|byte| *byte == b'\n').for_each(|line| drop(parse_entry(line))));
+    }
 }

@@ -188,4 +188,13 @@ mod tests {
         let whole = Reference::parse("a b").unwrap_err().to_string();
         assert_eq!(whole, "couldn't parse image name \"a b\": invalid reference format");
     }
+
+    #[test]
+    fn any_name_is_a_reference_or_refused() {
+        fuzz::each("image", |bytes| {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            let _ = Reference::parse(text);
+            let _ = with_default_tag(text);
+        });
+    }
 }

@@ -70,4 +70,13 @@ mod tests {
     fn a_line_cut_by_the_window_is_left_out() {
         assert_eq!(tail(b"out F half\nt stdout F full\n", false), b"full\n");
     }
+
+    #[test]
+    fn any_log_has_an_end() {
+        fuzz::each("log-tail", |bytes| {
+            for whole in [true, false] {
+                assert!(tail(bytes, whole).len() <= bytes.len());
+            }
+        });
+    }
 }

@@ -92,4 +92,9 @@ mod tests {
         assert!(error("a: [").contains("neither JSON nor YAML"));
         assert!(error("{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"spec\":3}").contains("no valid Pod"));
     }
+
+    #[test]
+    fn any_manifest_is_read_or_refused() {
+        fuzz::each("manifest", |text| drop(read(text, FROM, "n")));
+    }
 }

@@ -393,4 +393,14 @@ mod tests {
         max_all(&mut list, &Amounts::from([("cpu".to_owned(), q("1")), ("memory".to_owned(), q("2Gi"))]));
         assert_eq!((list["cpu"].to_string(), list["memory"].to_string()), ("1500m".into(), "2Gi".into()));
     }
+
+    #[test]
+    fn any_text_is_a_quantity_or_none_and_keeps_its_value() {
+        fuzz::each("quantity", |bytes| {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            let Ok(quantity) = text.parse::<Quantity>() else { return };
+            let again: Quantity = quantity.to_string().parse().expect("its own text is a quantity");
+            assert_eq!(again.to_string(), quantity.to_string());
+        });
+    }
 }

@@ -104,4 +104,14 @@ mod tests {
             assert_eq!(value(file, "B"), Err(error), "{file:?}");
         }
     }
+
+    #[test]
+    fn any_file_has_a_value_or_an_error() {
+        fuzz::each("env-file", |bytes| {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            for key in ["A", "B", "C", "D"] {
+                let _ = value(text, key);
+            }
+        });
+    }
 }

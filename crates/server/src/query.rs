@@ -70,4 +70,9 @@ mod tests {
         assert_eq!(segment("%zz"), None);
         assert_eq!(segment("%4"), None);
     }
+
+    #[test]
+    fn any_query_is_read() {
+        fuzz::each("query", |bytes| drop(Query::parse(std::str::from_utf8(bytes).ok())));
+    }
 }

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 use bed::{Provision, Runtime, Vm, VmOptions, build, kubectl::is_ready, wait};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::world::{Group, Test, World, expect, expect_eq, kubelet, shell_pod};
 
@@ -62,6 +62,19 @@ fn import_images(vm: &Vm, names: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// The version is named, or kubeadm asks the internet for the newest. There is one of each program, and where the CPU
+/// is emulated and the host is busy, a lease is easily lost, with which they end.
+fn configuration() -> Value {
+    let alone = json!({"extraArgs": [{"name": "leader-elect", "value": "false"}]});
+    json!({
+        "apiVersion": "kubeadm.k8s.io/v1beta4",
+        "kind": "ClusterConfiguration",
+        "kubernetesVersion": format!("v{}", build::KUBERNETES),
+        "controllerManager": alone,
+        "scheduler": alone,
+    })
+}
+
 fn init(w: &mut World) -> Result<()> {
     on_machines(w, |control, worker| {
         // Dear where the CPU is emulated: both at once.
@@ -70,11 +83,8 @@ fn init(w: &mut World) -> Result<()> {
             import_images(control, &["*"])?;
             worker.join().unwrap_or_else(|_| bail!("the import panicked"))
         })?;
-        // The version is named, or kubeadm asks the internet for the newest.
-        let version = build::KUBERNETES;
-        control.ssh(&[&format!(
-            "kubeadm init --kubernetes-version v{version} >/var/log/kubeadm 2>&1 || {{ cat /var/log/kubeadm; exit 1; }}"
-        )])?;
+        control.ssh(&[&format!("echo '{}' >/root/kubeadm.json", configuration())])?;
+        control.ssh(&["kubeadm", "init", "--config=/root/kubeadm.json"])?;
         let admin = control.ssh(&["cat", "/etc/kubernetes/admin.conf"])?;
         std::fs::write(w.kubectl().kubeconfig, admin)?;
         let k = w.kubectl();
@@ -117,7 +127,7 @@ fn join(w: &mut World) -> Result<()> {
         let k = w.kubectl();
         k.until_node_ready(WORKER.0)?;
         let requests = k.json(&["get", "csr"])?;
-        let bootstrap = |c: &serde_json::Value| {
+        let bootstrap = |c: &Value| {
             c["spec"]["username"].as_str().is_some_and(|u| u.starts_with("system:bootstrap:"))
                 && c["metadata"]["name"].as_str().is_some_and(|n| n.starts_with("node-csr-"))
         };

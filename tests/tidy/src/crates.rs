@@ -36,7 +36,7 @@ const RANKS: &[(u8, &[&str])] = &[
 ];
 
 /// Used by tests only; free to use what they test.
-const TEST_ONLY: &[&str] = &["testing", "bed", "bench", "differential", "real", "tidy"];
+const TEST_ONLY: &[&str] = &["testing", "bed", "bench", "differential", "fuzz", "real", "tidy"];
 
 /// The few uses inside rank 1: everybody needs the clock and paths of `host` and counts in `metrics`, and `handlers`
 /// calls exec by CRI and httpGet by the API server's proxy rules.

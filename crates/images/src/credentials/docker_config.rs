@@ -100,4 +100,12 @@ mod tests {
         assert_eq!(parse_json(b"hunter2"), Err(DockerConfigError::Json));
         assert_eq!(parse_json(br#"{"auths": {"a": {"auth": "bm9jb2xvbg=="}}}"#), Err(DockerConfigError::Auth));
     }
+
+    #[test]
+    fn any_file_is_read_or_refused() {
+        fuzz::each("docker-config", |bytes| {
+            let _ = parse_json(bytes);
+            let _ = parse_legacy(bytes);
+        });
+    }
 }

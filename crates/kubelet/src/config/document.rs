@@ -200,4 +200,9 @@ mod tests {
         assert_eq!(at(&value, "a.b.c"), &json!(1));
         assert_eq!(at(&value, "x.y"), &Value::Null);
     }
+
+    #[test]
+    fn any_document_is_read_or_refused() {
+        fuzz::each("config", |bytes| drop(parse(bytes)));
+    }
 }

@@ -204,3 +204,12 @@ fn a_reason_keeps_its_time_while_its_message_changes() {
     let status = k8s_openapi::api::core::v1::PodStatus { conditions: Some(report.to_api()), ..Default::default() };
     assert_eq!(ResizeReport::from_status(&status), report);
 }
+
+#[test]
+fn any_record_is_read_or_refused() {
+    let seeds = [record::encode(&Default::default()).into_bytes()];
+    fuzz::each_of("record", &seeds, |bytes| {
+        let Ok(text) = std::str::from_utf8(bytes) else { return };
+        let _ = record::decode(text);
+    });
+}

@@ -229,4 +229,13 @@ mod tests {
         let lines = ["garbage\n", "1970-01-01T00:00:01Z stdout F one\n"];
         assert_eq!(filtered(LogOptions::default(), &lines), "one\n");
     }
+
+    #[test]
+    fn any_line_is_shown_or_passed_over() {
+        fuzz::each("log-line", |raw| {
+            if let Some(line) = Line::parse(raw) {
+                assert!(line.text.len() <= raw.len() + 2);
+            }
+        });
+    }
 }

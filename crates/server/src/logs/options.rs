@@ -137,4 +137,12 @@ mod tests {
         assert_eq!(parse("stream=Stdout"), Err(400), "the gate is off");
         assert_eq!(parse("stream=All").unwrap().only, None);
     }
+
+    #[test]
+    fn any_query_gives_options_or_a_refusal() {
+        fuzz::each("query", |bytes| {
+            let query = Query::parse(std::str::from_utf8(bytes).ok());
+            let _ = LogOptions::parse(&query, true, Timestamp::UNIX_EPOCH);
+        });
+    }
 }

@@ -203,4 +203,16 @@ mod tests {
         ];
         assert_eq!(arguments, expected);
     }
+
+    #[test]
+    fn any_query_is_read_or_refused() {
+        fuzz::each("node-log-query", |bytes| {
+            let query = Query::parse(std::str::from_utf8(bytes).ok());
+            if let Ok(Some(query)) = LogQuery::parse(&query)
+                && query.check().is_ok()
+            {
+                let _ = query.journal_arguments(&["kubelet"]);
+            }
+        });
+    }
 }

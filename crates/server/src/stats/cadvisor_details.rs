@@ -173,7 +173,9 @@ fn processes(text: &mut Text, pairs: &Pairs<'_>, at: i64) {
     text.family("container_ulimits_soft", "gauge", help, ULIMIT_LABELS, points);
 }
 
-const PROCESSES: [(&str, &str, fn(&Details) -> f64); 6] = [
+type OfDetails = fn(&Details) -> f64;
+
+const PROCESSES: [(&str, &str, OfDetails); 6] = [
     ("container_processes", "Number of processes running inside the container.", |d| d.held.processes as f64),
     ("container_file_descriptors", "Number of open file descriptors for the container.", |d| d.held.descriptors as f64),
     ("container_sockets", "Number of open sockets for the container.", |d| d.held.sockets as f64),

@@ -253,4 +253,12 @@ pub mod tests {
             assert!(Frame::read(&mut &bytes[..]).await.is_err(), "{bytes:?}");
         }
     }
+
+    #[test]
+    fn any_bytes_are_frames_or_an_error() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        fuzz::each("spdy", |mut bytes| {
+            runtime.block_on(async { while let Ok(Some(_)) = Frame::read(&mut bytes).await {} });
+        });
+    }
 }
