@@ -177,6 +177,7 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
         clock,
         events: events.clone(),
         view: view.clone(),
+        status: parts.status.clone(),
         commands: commands.clone(),
         shutting_down,
     };

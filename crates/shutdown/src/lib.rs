@@ -32,6 +32,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// logind reads its configuration when it comes to it.
 const LOOKS: u32 = 6;
+/// The longest that a shutdown is held up for the sake of words to the API server: it may be one of the pods that ended.
+const TELLING: Duration = Duration::from_secs(5);
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 
 /// A pod to be ended.
@@ -51,6 +53,10 @@ pub struct Parts {
     pub is_over: Arc<dyn Fn(&PodUid) -> bool + Send + Sync>,
     /// Wakes when `is_over` may say something else.
     pub changes: watch::Receiver<()>,
+    /// The API server knows how the pod ended.
+    pub is_told: Arc<dyn Fn(&PodUid) -> bool + Send + Sync>,
+    /// Wakes when `is_told` may say something else.
+    pub tellings: watch::Receiver<()>,
     pub ends: mpsc::Sender<End>,
     /// True from the signal on: the node is not ready and takes no pods.
     pub shutting_down: watch::Sender<bool>,
@@ -158,8 +164,9 @@ impl NodeShutdown {
         if let Some(record) = &self.parts.record {
             record.began(began);
         }
+        let (mut all, mut until) = (HashSet::new(), self.parts.clock.mono());
         for group in plan::groups(&self.periods, (self.parts.active)()) {
-            let until = self.parts.clock.mono() + group.grace;
+            until = self.parts.clock.mono() + group.grace;
             let mut left = HashSet::new();
             for pod in group.pods {
                 let grace = plan::grace(&pod, group.grace);
@@ -171,11 +178,19 @@ impl NodeShutdown {
                     return; // the agent itself is ending
                 }
             }
+            all.extend(left.iter().cloned());
             tokio::select! {
-                () = all_over(&self.parts.is_over, &mut self.parts.changes, &mut left) => {}
+                () = all_are(&self.parts.is_over, &mut self.parts.changes, &mut left) => {}
                 () = self.parts.clock.sleep_until(until) => {
                     tracing::warn!(?left, "the time of a group is over, but not all of its pods have ended");
                 }
+            }
+        }
+        let until = until.min(self.parts.clock.mono() + TELLING);
+        tokio::select! {
+            () = all_are(&self.parts.is_told, &mut self.parts.tellings, &mut all) => {}
+            () = self.parts.clock.sleep_until(until) => {
+                tracing::warn!(?all, "the API server has not been told how these pods ended");
             }
         }
         if let Some(record) = &self.parts.record {
@@ -184,14 +199,15 @@ impl NodeShutdown {
     }
 }
 
-async fn all_over(
-    is_over: &Arc<dyn Fn(&PodUid) -> bool + Send + Sync>,
+/// Until `is` holds of all that are `left`.
+async fn all_are(
+    is: &Arc<dyn Fn(&PodUid) -> bool + Send + Sync>,
     changes: &mut watch::Receiver<()>,
     left: &mut HashSet<PodUid>,
 ) {
     loop {
         changes.mark_unchanged();
-        left.retain(|uid| !is_over(uid));
+        left.retain(|uid| !is(uid));
         if left.is_empty() {
             return;
         }

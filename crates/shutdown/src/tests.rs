@@ -23,6 +23,7 @@ struct Machine {
     locks: usize,
     signals: Option<mpsc::UnboundedSender<bool>>,
     over: HashSet<PodUid>,
+    untold: HashSet<PodUid>,
 }
 
 #[derive(Clone, Default)]
@@ -65,6 +66,7 @@ struct World {
     machine: Fake,
     ends: mpsc::Receiver<End>,
     changes: watch::Sender<()>,
+    tellings: watch::Sender<()>,
     shutting_down: watch::Receiver<bool>,
     begun: Instant,
 }
@@ -76,13 +78,16 @@ impl World {
         let (ends, ended) = mpsc::channel(16);
         let (changes, changed) = watch::channel(());
         let (shutting_down, shuts) = watch::channel(false);
-        let seen = machine.clone();
+        let (tellings, told) = watch::channel(());
+        let (seen, heard) = (machine.clone(), machine.clone());
         let parts = Parts {
             clock: Clock::start(),
             events: Events::log_only(),
             active: Arc::new(move || pods.clone()),
             is_over: Arc::new(move |uid| seen.0.lock().unwrap().over.contains(uid)),
             changes: changed,
+            is_told: Arc::new(move |uid| !heard.0.lock().unwrap().untold.contains(uid)),
+            tellings: told,
             ends,
             shutting_down,
             record: None,
@@ -90,7 +95,7 @@ impl World {
         let periods = periods(Duration::from_secs(30), Duration::from_secs(10), &[]);
         let login = machine.clone();
         tokio::spawn(NodeShutdown { periods, parts }.run(move || std::future::ready(Ok(login.clone()))));
-        Self { machine, ends: ended, changes, shutting_down: shuts, begun: Instant::now() }
+        Self { machine, ends: ended, changes, tellings, shutting_down: shuts, begun: Instant::now() }
     }
 
     async fn settle() {
@@ -142,6 +147,26 @@ async fn critical_pods_end_when_the_others_have_and_then_the_lock_goes() {
     w.over("critical");
     World::settle().await;
     assert_eq!(w.locks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lock_stays_until_the_api_server_knows_how_pods_ended_but_not_for_long() {
+    for knows in [true, false] {
+        let mut w = World::start(vec![pod("critical", CRITICAL, Some(5))]);
+        w.machine.0.lock().unwrap().untold.insert("critical".into());
+        w.signal(true).await;
+        assert_eq!(w.next().await, ended("critical", 5, 0));
+        w.over("critical");
+        World::settle().await;
+        assert_eq!(w.locks(), 1);
+        match knows {
+            true => w.machine.0.lock().unwrap().untold.clear(),
+            false => tokio::time::sleep(TELLING).await,
+        }
+        w.tellings.send_replace(());
+        World::settle().await;
+        assert_eq!(w.locks(), 0, "{knows}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -91,6 +91,10 @@ impl Book {
         self.pages.get(pod).map(|page| page.update.status.clone())
     }
 
+    pub fn is_told(&self, pod: &PodUid) -> bool {
+        self.pages.get(pod).is_none_or(|page| !page.is_unsynced())
+    }
+
     pub fn forget(&mut self, pod: &PodUid) {
         self.pages.remove(pod);
         self.mirrors.remove(pod);

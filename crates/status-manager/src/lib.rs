@@ -19,7 +19,7 @@ use host::Clock;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use pod::{DesiredPod, PodUid};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     task::{JoinHandle, JoinSet},
 };
 
@@ -41,13 +41,14 @@ pub struct StatusUpdate {
 #[derive(Clone, Debug)]
 pub struct StatusManager {
     shared: Arc<Shared>,
-    _task: Option<Arc<Owned>>,
+    task: Option<Arc<Owned>>,
 }
 
 #[derive(Debug)]
 struct Shared {
     book: Mutex<Book>,
     wake: Notify,
+    told: watch::Sender<()>,
     clock: Clock,
 }
 
@@ -70,9 +71,10 @@ impl Drop for Owned {
 impl StatusManager {
     /// Without an API server (standalone) statuses are kept and shown, but sent nowhere.
     pub fn spawn(api: Option<ApiServer>, clock: Clock) -> Self {
-        let shared = Arc::new(Shared { book: Mutex::default(), wake: Notify::new(), clock });
+        let shared =
+            Arc::new(Shared { book: Mutex::default(), wake: Notify::new(), told: watch::Sender::new(()), clock });
         let task = api.map(|api| Arc::new(Owned(tokio::spawn(run(api, shared.clone())))));
-        Self { shared, _task: task }
+        Self { shared, task }
     }
 
     pub fn set(&self, update: StatusUpdate) {
@@ -94,6 +96,16 @@ impl StatusManager {
     /// The status that was set last, sent or not.
     pub fn get(&self, pod: &PodUid) -> Option<Arc<PodStatus>> {
         self.shared.book().get(pod)
+    }
+
+    /// The API has what was set last of this pod, or there is nothing to tell, or nobody.
+    pub fn is_told(&self, pod: &PodUid) -> bool {
+        self.task.is_none() || self.shared.book().is_told(pod)
+    }
+
+    /// Wakes when `is_told` may have become true of a pod.
+    pub fn tellings(&self) -> watch::Receiver<()> {
+        self.shared.told.subscribe()
     }
 
     /// The pod is gone from node and API.
@@ -134,7 +146,9 @@ async fn run(api: ApiServer, shared: Arc<Shared>) {
 
 fn note(shared: &Shared, job: &Job, outcome: Outcome) {
     let now = shared.clock.mono();
-    if let Some(since) = shared.book().done(job, outcome, now) {
+    let told = shared.book().done(job, outcome, now);
+    shared.told.send_replace(());
+    if let Some(since) = told {
         metrics::status::SYNC_DURATION.observe(now.since(since).as_secs_f64());
     }
 }

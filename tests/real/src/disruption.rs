@@ -1,4 +1,4 @@
-//! What goes away and comes back: the agent, the API server, containerd, the upstream kubelet.
+//! What goes away and comes back: the agent, the API server, containerd.
 
 use std::{thread::sleep, time::Duration};
 
@@ -10,10 +10,7 @@ use bed::{
 };
 use serde_json::{Value, json};
 
-use crate::{
-    static_pods,
-    world::{Group, World, container_status, expect, expect_eq, list, shell_pod},
-};
+use crate::world::{Group, World, container_status, expect, expect_eq, list, shell_pod};
 
 pub fn group() -> Group {
     Group {
@@ -23,7 +20,6 @@ pub fn group() -> Group {
         bare: false,
         tests: vec![
             ("a_restarted_agent_adopts_what_runs", restart_adopts),
-            ("the_upstream_kubelet_and_back_touches_nothing", swap_with_upstream),
             ("three_minutes_without_api_server_lose_nothing", api_server_away),
             ("a_restarted_containerd_restarts_no_container", containerd_restart),
             ("a_burst_over_a_bad_line_loses_no_status", burst_over_bad_line),
@@ -60,13 +56,6 @@ fn picture(w: &World, names: &[String]) -> Result<Vec<Picture>> {
         .collect()
 }
 
-fn expect_same_pods(names: &[String], got: &[Picture], want: &[Picture], when: &str) -> Result<()> {
-    for ((name, got), want) in names.iter().zip(got).zip(want) {
-        expect_eq(got, want, &format!("pod {name} {when}"))?;
-    }
-    expect_eq(got.len(), want.len(), when)
-}
-
 fn delete(w: &World, names: &[String]) -> Result<()> {
     w.delete_pods(&names.iter().map(String::as_str).collect::<Vec<_>>())
 }
@@ -88,31 +77,6 @@ fn restart_adopts(w: &mut World) -> Result<()> {
     expect_eq(picture(w, &names)?, before, "pods after kill -9 and restart")?;
     expect_eq(w.running()?, running, "running containers")?;
     delete(w, &names)
-}
-
-fn swap_with_upstream(w: &mut World) -> Result<()> {
-    let mut names = start_pods(w, "swap", 10)?;
-    static_pods::put(w, "fixed.json", &shell_pod("fixed", &[("app", "sleep 100000")]))?;
-    names.push(format!("fixed-{}", w.node_name()));
-    w.kubectl().until_ready(&names[10])?;
-    let (before, running) = (picture(w, &names)?, w.running()?);
-    let upstream = w.cluster.cache().bin("kubelet");
-    w.node().stop_kubelet();
-    w.node().start_kubelet(Some(&upstream), Some(&w.cluster.dir))?;
-    until_agent_works(w, "under-upstream")?;
-    let mut under_upstream = picture(w, &names)?;
-    // Upstream dates the conditions of a static pod anew whenever it starts, after itself as after us.
-    let redated = std::mem::replace(&mut under_upstream[10].1, before[10].1.clone());
-    expect_same_pods(&names, &under_upstream, &before, "under upstream")?;
-    under_upstream[10].1 = redated;
-    w.node().stop_kubelet();
-    w.node().start_kubelet(None, Some(&w.cluster.dir))?;
-    until_agent_works(w, "under-ferrolet-again")?;
-    expect_same_pods(&names, &picture(w, &names)?, &under_upstream, "under ferrolet again")?;
-    expect_eq(w.running()?, running, "running containers")?;
-    std::fs::remove_file(w.node().static_pods().join("fixed.json"))?;
-    w.kubectl().until_gone("pod", &names[10])?;
-    delete(w, &names[..10])
 }
 
 fn api_server_away(w: &mut World) -> Result<()> {

@@ -15,6 +15,7 @@ mod series;
 mod shutdown;
 mod static_pods;
 mod suite;
+mod swap;
 mod vm;
 mod workloads;
 mod world;
@@ -32,6 +33,7 @@ fn groups() -> Vec<Group> {
         requests::group(),
         static_pods::group(),
         disruption::group(),
+        swap::group(),
         churn::group(),
         pods::old_runtime_group(),
         idle::group(),

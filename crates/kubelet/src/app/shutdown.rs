@@ -7,6 +7,7 @@ use host::{Clock, RootDir};
 use pod::Life;
 use pod_workers::{PodCommand, PodsView};
 use shutdown::{End, Logind, NodeShutdown, Parts, Period, Record};
+use status_manager::StatusManager;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -23,6 +24,7 @@ pub(super) struct Surroundings {
     pub clock: Clock,
     pub events: Events,
     pub view: PodsView,
+    pub status: StatusManager,
     pub commands: mpsc::Sender<PodCommand>,
     pub shutting_down: watch::Sender<bool>,
 }
@@ -46,6 +48,8 @@ pub(super) fn follow(options: &Options, around: Surroundings, tasks: &mut JoinSe
             seen.get(uid).is_none_or(|pod| matches!(pod.life, Life::Gone | Life::Rejected { .. }))
         }),
         changes: around.view.changes(),
+        tellings: around.status.tellings(),
+        is_told: Arc::new(move |uid| around.status.is_told(uid)),
         ends,
         shutting_down: around.shutting_down,
         record: kept.then(|| Record::at(around.root.path().join(shutdown::FILE))),

@@ -59,11 +59,13 @@ impl Worker {
         let life = self.report.life.clone();
         let finished = life == Life::Gone;
         let step = self.report.step.clone();
-        self.parts.view.set(PodView { desired: self.desired.clone(), status: status.clone(), life, step });
         self.status = Some(status.clone());
-        if self.report.cause == Some(TerminationCause::Orphaned) {
-            return; // what the runtime tells of such a pod is too little for a status
+        // What the runtime tells of an orphaned pod is too little for a status.
+        if self.report.cause != Some(TerminationCause::Orphaned) {
+            let (pod, status) = (self.desired.clone(), status.clone());
+            self.parts.status.set(status_manager::StatusUpdate { pod, status, finished });
         }
-        self.parts.status.set(status_manager::StatusUpdate { pod: self.desired.clone(), status, finished });
+        // After the status: who sees here that a pod is over may wait for the word of it to be sent.
+        self.parts.view.set(PodView { desired: self.desired.clone(), status, life, step });
     }
 }
