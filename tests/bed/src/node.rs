@@ -28,6 +28,10 @@ pub enum Runtime {
     Debian,
 }
 
+/// The CRI plugin asks every container each second how much CPU it took, for whoever wants to know by CRI; ferrolet reads
+/// cgroups itself.
+const LEAN_RUNTIME: &str = "  stats_collect_period = \"1h\"\n  stats_retention_period = \"2h\"\n";
+
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
     pub name: String,
@@ -41,6 +45,8 @@ pub struct NodeOptions {
     pub standalone: bool,
     /// Services answer, by IP and by name: the node has kube-proxy, the first one CoreDNS too.
     pub services: bool,
+    /// containerd with the settings that the README recommends; version 2 only.
+    pub lean_runtime: bool,
 }
 
 impl NodeOptions {
@@ -54,6 +60,7 @@ impl NodeOptions {
             flags: Vec::new(),
             standalone: false,
             services: false,
+            lean_runtime: false,
         }
     }
 }
@@ -102,9 +109,14 @@ impl Node {
         );
         fs::write(self.dir.join("etc/certs.d/registry.k8s.io/hosts.toml"), host)?;
         fs::write(self.dir.join("etc/cni/10-bridge.conflist"), self.cni_config())?;
-        fs::write(self.dir.join("etc/containerd.toml"), self.containerd_config())?;
+        self.configure_runtime()?;
         self.make_cgroups();
         self.run_containerd()
+    }
+
+    /// For the next start of containerd.
+    pub fn configure_runtime(&self) -> Result<()> {
+        Ok(fs::write(self.dir.join("etc/containerd.toml"), self.containerd_config())?)
     }
 
     /// Starts containerd with what is configured already (again, after a stop).
@@ -151,6 +163,7 @@ impl Node {
         let head = format!(
             "root = \"{dir}/containerd/root\"\nstate = \"{dir}/containerd/state\"\ndisabled_plugins = [\"io.containerd.internal.v1.opt\"]\n[grpc]\n  address = \"{dir}/containerd.sock\"\n"
         );
+        let lean = if self.options.lean_runtime { LEAN_RUNTIME } else { "" };
         // CAP_SYS_RESOURCE may be missing: without restrict_oom_score_adj runc would die where it is.
         match self.options.runtime {
             Runtime::Containerd2 => format!(
@@ -163,7 +176,7 @@ impl Node {
   restrict_oom_score_adj = true
   netns_mounts_under_state_dir = true
   enable_selinux = false
-[plugins."io.containerd.cri.v1.runtime".cni]
+{lean}[plugins."io.containerd.cri.v1.runtime".cni]
   bin_dirs = ["{cni}"]
   conf_dir = "{dir}/etc/cni"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]

@@ -35,6 +35,8 @@ pub enum Goal {
     TimesFloor(f64),
     /// At most so many times another measure of the same agent.
     Times(f64, &'static str),
+    /// At most so many times what the second agent takes.
+    TimesSecond(f64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +66,12 @@ pub const MEASURES: &[Measure] = &[
     measure("cri-#", "CRI calls, # idle pods", "/min", Goal::None),
     measure("runtime-#", "CPU of containerd and shims, # idle pods", "millicores", Goal::None),
     measure("apiserver-#", "CPU of the API server, # idle pods", "millicores", Goal::None),
+    measure(
+        "node-#",
+        "CPU of agent, containerd and shims, # idle pods (containerd as recommended; under upstream as by default)",
+        "millicores",
+        Goal::TimesSecond(0.1),
+    ),
     measure("rss-after", "RSS after the pods are gone", "MiB", Goal::Times(1.2, "rss-0")),
     measure("ready-p50", "create to Ready, one pod, p50", "ms", Goal::AboveFloor(15.0)),
     measure("ready-p90", "create to Ready, one pod, p90", "ms", Goal::None),
@@ -72,6 +80,8 @@ pub const MEASURES: &[Measure] = &[
     measure("gone-p50", "delete to gone (SIGTERM ignored, killed after 2 s), p50", "ms", Goal::AboveFloor(100.0)),
     measure("ended-p50", "container's end to status, p50", "ms", Goal::None),
     measure("ended-p99", "container's end to status, p99", "ms", Goal::AtMost(50.0)),
+    measure("probed-p50", "readiness change to status (probed each second), p50", "ms", Goal::None),
+    measure("probed-p90", "readiness change to status (probed each second), p90", "ms", Goal::None),
     measure("burst-#", "# pods at once, all Ready", "s", Goal::TimesFloor(1.15)),
     measure("burst-cpu-#", "CPU of the agent in that burst", "s", Goal::AtMost(0.6)),
     measure("burst-runtime-#", "CPU of containerd in that burst", "s", Goal::None),
@@ -81,6 +91,8 @@ pub const MEASURES: &[Measure] = &[
     measure("restart-cpu-#", "restart with # pods: CPU in the first 10 s", "s", Goal::None),
     measure("restart-flips-#", "restart with # pods: Ready flips", "", Goal::AtMost(0.0)),
     measure("restart-restarts-#", "restart with # pods: container restarts", "", Goal::AtMost(0.0)),
+    measure("churn-rss-#", "# pods churned through: growth of RSS", "MiB", Goal::None),
+    measure("churn-anon-#", "# pods churned through: growth of anonymous memory", "MiB", Goal::AtMost(1.0)),
 ];
 
 /// What the first agent may at most cost by the second's cost, on any machine, however busy. Far from what is measured,
@@ -206,6 +218,10 @@ impl Figures {
             Goal::AtMost(most) => (format!("at most {most}"), Some(most)),
             Goal::AboveFloor(more) => (format!("floor + {more}"), self.middle(key, FLOOR).map(|f| f + more)),
             Goal::TimesFloor(times) => (format!("{times} floor"), self.middle(key, FLOOR).map(|f| f * times)),
+            Goal::TimesSecond(times) => {
+                let second = agents.get(1).and_then(|second| self.middle(key, second));
+                (format!("{times} {}", agents.get(1).unwrap_or(&"")), second.map(|s| s * times))
+            }
             Goal::Times(times, of) => (format!("{times} {of}"), self.middle(of, ours).map(|f| f * times)),
         };
         match (self.middle(key, ours), limit) {

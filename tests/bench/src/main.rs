@@ -6,6 +6,7 @@
 
 mod figures;
 mod floor;
+mod longer;
 mod measures;
 mod page;
 mod plot;
@@ -27,7 +28,9 @@ use crate::{
     watcher::Watcher,
 };
 
-const PARTS: [&str; 6] = ["idle", "single", "ended", "burst", "restart", "floor"];
+const PARTS: [&str; 9] = ["idle", "single", "ended", "readiness", "burst", "restart", "node", "churn", "floor"];
+/// Not in the short form.
+const LONG: [&str; 3] = ["readiness", "node", "churn"];
 /// The name of the cluster.
 const NAME: &str = "bench";
 
@@ -49,9 +52,9 @@ impl Options {
         let (rounds, singles, pods, quiet) = if short { (1, 10, vec![20], 10) } else { (3, 50, vec![10, 110], 60) };
         let mut options = Self {
             agents: Vec::new(),
-            parts: PARTS.map(str::to_owned).to_vec(),
+            parts: PARTS.iter().filter(|part| !short || !LONG.contains(part)).map(|p| (*p).to_owned()).collect(),
             rounds,
-            extent: Extent { singles, pods, quiet: Duration::from_secs(quiet) },
+            extent: Extent { singles, pods, quiet: Duration::from_secs(quiet), churn: 1000 },
             write: false,
             check: short,
             line: args.join(" "),
@@ -65,6 +68,7 @@ impl Options {
                 "--singles" => options.extent.singles = value()?.parse()?,
                 "--quiet" => options.extent.quiet = Duration::from_secs(value()?.parse()?),
                 "--pods" => options.extent.pods = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?,
+                "--churn" => options.extent.churn = value()?.parse()?,
                 "--write" => options.write = true,
                 "--agent" => {
                     options.agents.push(agent(value()?)?);
@@ -87,8 +91,9 @@ impl Options {
     }
 }
 
-const USAGE: &str = "bench [short|full] [--only idle,single,ended,burst,restart,floor] [--pods 10,110] [--rounds N]
-      [--singles N] [--quiet SECONDS] [--write] [--agent NAME=KUBELET]...";
+const USAGE: &str =
+    "bench [short|full] [--only idle,single,ended,readiness,burst,restart,node,churn,floor] [--pods 10,110]
+      [--rounds N] [--singles N] [--quiet SECONDS] [--churn PODS] [--write] [--agent NAME=KUBELET]...";
 
 fn agent(text: &str) -> Result<Agent> {
     let (name, program) = text.split_once('=').context("--agent NAME=KUBELET")?;
@@ -128,7 +133,7 @@ async fn measure(cluster: &Cluster, options: &Options) -> Result<Figures> {
     let node = &cluster.nodes[0];
     let watcher = Watcher::start(&api, &node.options.name, clock).await?;
     let extent = options.extent.clone();
-    let mut bench = Bench { cluster, api, watcher, clock, extent, figures: Figures::default() };
+    let mut bench = Bench { cluster, api, watcher, clock, extent, figures: Figures::default(), lean_runtime: false };
     bench.stop().await?;
     let names: Vec<&str> = options.agents.iter().map(|agent| agent.name.as_str()).collect();
     for round in 0.. {
@@ -142,7 +147,7 @@ async fn measure(cluster: &Cluster, options: &Options) -> Result<Figures> {
         agents.rotate_left(round % options.agents.len());
         for agent in agents {
             eprintln!("round {}: {}", round + 1, agent.name);
-            bench.round(agent, &|part| options.wants(part)).await?;
+            bench.round(agent, agent.name == names[0], &|part| options.wants(part)).await?;
         }
         if options.wants("floor") {
             measure_floor(&mut bench).await?;

@@ -21,11 +21,11 @@ pub const IMAGE: &str = "registry.k8s.io/e2e-test-images/busybox:1.37.0-2";
 pub const COMMAND: [&str; 2] = ["sleep", "100000"];
 /// A container that says when it ends: the seconds since boot.
 pub const LAST_WORDS: &str = "cut -d' ' -f1 /proc/uptime";
-const NAMESPACE: &str = "default";
+pub const NAMESPACE: &str = "default";
 /// Requests of ours at the API server at once.
-const HANDS: usize = 8;
+pub const HANDS: usize = 8;
 /// Caches fill and first reports go out before a span of quiet begins.
-const SETTLE: Duration = Duration::from_secs(15);
+pub const SETTLE: Duration = Duration::from_secs(15);
 /// After the start of the agent: its catching up counts as part of the restart.
 const RESTART_WATCHED: Duration = Duration::from_secs(10);
 
@@ -43,6 +43,8 @@ pub struct Extent {
     /// Numbers of pods to stand at once, smallest first.
     pub pods: Vec<usize>,
     pub quiet: Duration,
+    /// Pods to churn through, one wave after the other.
+    pub churn: usize,
 }
 
 pub struct Bench<'a> {
@@ -52,23 +54,25 @@ pub struct Bench<'a> {
     pub clock: Clock,
     pub extent: Extent,
     pub figures: Figures,
+    /// containerd runs with the settings that we recommend.
+    pub lean_runtime: bool,
 }
 
-fn millis(d: Duration) -> f64 {
+pub fn millis(d: Duration) -> f64 {
     d.as_secs_f64() * 1e3
 }
 
 impl Bench<'_> {
-    fn node(&self) -> &Node {
+    pub fn node(&self) -> &Node {
         &self.cluster.nodes[0]
     }
 
-    fn pid(&self) -> Result<u32> {
+    pub fn pid(&self) -> Result<u32> {
         self.node().daemons.pid("kubelet").context("the kubelet is gone")
     }
 
     /// All that is asked for, from an empty node to an empty node.
-    pub async fn round(&mut self, agent: &Agent, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
+    pub async fn round(&mut self, agent: &Agent, is_first: bool, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
         let up = self.start(agent).await?;
         self.figures.add("up", 0, &agent.name, millis(up));
         self.warm_up().await?;
@@ -81,6 +85,9 @@ impl Bench<'_> {
         if wanted("ended") {
             self.ends(agent).await?;
         }
+        if wanted("readiness") {
+            self.readiness(agent).await?;
+        }
         let largest = self.extent.pods.last().copied().unwrap_or_default();
         for pods in self.extent.pods.clone().into_iter().filter(|_| wanted("burst")) {
             let names = self.burst(agent, pods).await?;
@@ -88,11 +95,17 @@ impl Bench<'_> {
             if pods == largest && wanted("restart") {
                 self.restart(agent, &names).await?;
             }
+            if pods == largest && wanted("node") {
+                self.node_cost(agent, pods, is_first).await?;
+            }
             self.delete_all(agent, &names).await?;
         }
         if wanted("burst") {
             tokio::time::sleep(SETTLE).await;
             self.figures.add("rss-after", 0, &agent.name, proc::memory(self.pid()?)?.rss);
+        }
+        if wanted("churn") {
+            self.churn(agent).await?;
         }
         self.stop().await
     }
@@ -261,7 +274,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    async fn delete_quietly(&self, names: &[String]) -> Result<()> {
+    pub async fn delete_quietly(&self, names: &[String]) -> Result<()> {
         let deletions = stream::iter(names).map(|name| self.delete(name));
         deletions.buffer_unordered(HANDS).try_collect::<Vec<()>>().await?;
         self.watcher.until(names, "gone", |s| s.gone.is_some()).await?;
@@ -269,7 +282,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    async fn create(&self, name: &str, command: &[&str], restart_policy: &str) -> Result<String> {
+    pub async fn create(&self, name: &str, command: &[&str], restart_policy: &str) -> Result<String> {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": name, "namespace": NAMESPACE},
             "spec": {

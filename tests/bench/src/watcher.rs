@@ -21,6 +21,7 @@ pub struct Seen {
     pub uid: String,
     pub ready: Option<Mono>,
     pub is_ready: bool,
+    pub running: bool,
     pub ended: Option<Mono>,
     /// What the container left in its termination log.
     pub message: String,
@@ -126,6 +127,7 @@ fn applied(pods: &mut HashMap<String, Seen>, pod: &Pod, now: Mono) {
     seen.is_ready = ready;
     let containers: &[ContainerStatus] = status.container_statuses.as_deref().unwrap_or_default();
     seen.restarts = containers.iter().map(|c| c.restart_count).sum();
+    seen.running = containers.iter().any(|c| c.state.as_ref().is_some_and(|state| state.running.is_some()));
     let ended = containers.iter().find_map(|c| c.state.as_ref()?.terminated.as_ref());
     if let Some(ended) = ended {
         seen.ended.get_or_insert(now);
