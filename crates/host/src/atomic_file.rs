@@ -24,6 +24,35 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), HostError> {
     sync_parent(path)
 }
 
+/// A file to come: where, what, and its mode.
+pub type NewFile = (PathBuf, Vec<u8>, u32);
+
+/// Several files that belong together: none is replaced before all have been written beside their places.
+pub fn write_together(files: &[NewFile]) -> Result<(), HostError> {
+    let mut written: Vec<(PathBuf, &Path)> = Vec::new();
+    let mut all = || -> Result<(), HostError> {
+        for (path, content, mode) in files {
+            if path.is_dir() {
+                Err(std::io::Error::from(std::io::ErrorKind::IsADirectory)).during("replace", path)?;
+            }
+            let temp = temporary_beside(path);
+            written.push((temp.clone(), path));
+            write_synced(&temp, content, *mode)?;
+        }
+        for (temp, path) in &written {
+            fs::rename(temp, path).during("replace", path)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = all() {
+        for (temp, _) in &written {
+            let _ = fs::remove_file(temp);
+        }
+        return Err(error);
+    }
+    files.iter().try_for_each(|(path, ..)| sync_parent(path))
+}
+
 fn write_synced(temp: &Path, content: &[u8], mode: u32) -> Result<(), HostError> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(temp).during("create", temp)?;
     // The umask may have taken bits away.
@@ -58,6 +87,19 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn of_files_that_belong_together_either_all_are_there_or_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| (dir.path().join(name), name.as_bytes().to_vec(), 0o600);
+        write_together(&[file("a"), file("b")]).unwrap();
+        assert_eq!(fs::read(dir.path().join("b")).unwrap(), b"b");
+        fs::create_dir(dir.path().join("taken")).unwrap();
+        let error = write_together(&[file("c"), file("taken")]).unwrap_err();
+        assert!(error.to_string().contains("taken"), "{error}");
+        write_together(&[file("d"), file("no/such")]).unwrap_err();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
     }
 
     #[test]

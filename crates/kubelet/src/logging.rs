@@ -22,7 +22,7 @@ use self::line::Line;
 use crate::config::types::{Logging, VmoduleItem};
 
 /// Our own crates; everything else is a library.
-const OURS: [&str; 23] = [
+const OURS: [&str; 24] = [
     "api_types",
     "apiserver",
     "certificates",
@@ -32,6 +32,7 @@ const OURS: [&str; 23] = [
     "handlers",
     "host",
     "images",
+    "join",
     "kubelet",
     "metrics",
     "node",

@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use host::Clock;
 use kubelet::{
-    app, doctor, explain, lock, logging,
+    app, doctor, explain, join, lock, logging,
     options::{self, Options, Request},
 };
 
@@ -27,6 +27,18 @@ fn main() -> ExitCode {
         return match doctor::run(&args[1..], clock) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    if args.first().is_some_and(|word| word == "join") {
+        return match join::run(&args[1..], clock) {
+            Ok(report) => {
+                print!("{report}");
+                ExitCode::SUCCESS
+            }
             Err(error) => {
                 eprintln!("{error:#}");
                 ExitCode::FAILURE

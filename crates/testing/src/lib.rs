@@ -8,10 +8,12 @@
 
 mod fake_apiserver;
 mod fake_cri;
+mod fake_k3s;
 mod pods;
 mod protobuf;
 
 pub use fake_apiserver::{Backup, FakeApiserver, Recorded};
 pub use fake_cri::{FakeCri, Flavor, Seeded};
+pub use fake_k3s::{Ca, FakeK3s, K3s};
 pub use pods::{PodBuilder, Restart, pod};
 pub use protobuf::{decoded_pod, without_defaults};

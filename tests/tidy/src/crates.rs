@@ -31,7 +31,7 @@ const RANKS: &[(u8, &[&str])] = &[
             "certificates",
         ],
     ),
-    (3, &["pod-workers"]),
+    (3, &["pod-workers", "join"]),
     (4, &["kubelet"]),
 ];
 
