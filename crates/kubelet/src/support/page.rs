@@ -165,6 +165,19 @@ fn differences_beside_upstream() -> Vec<String> {
     entries.into_iter().map(|entry| entry.reason).collect()
 }
 
+const COMMANDS: &str = "\
+## Commands
+
+Upstream has none of these.
+
+| command | state | note |
+| --- | --- | --- |
+| `kubelet explain pod` | works | asks the running agent; needs no API server |
+| `kubelet doctor` | works | changes nothing |
+| `kubelet join k3s` | works | tested against a server that answers k3s' node endpoints as its source documents them, both generations; not against k3s itself |
+
+";
+
 fn page() -> String {
     let mut out = format!(
         "# What works\n\n<!-- Generated from the tables in crates/kubelet/src. To change it, change them and run\n     UPDATE=1 cargo test -p kubelet support_md -->\n\n\
@@ -173,7 +186,7 @@ fn page() -> String {
         version::FERROLET,
         version::KUBERNETES
     );
-    out.push_str("[Pod features](#pod-features) · [Endpoints](#endpoints) · [Known differences](#known-differences) · [Upstream tests that fail](#upstream-tests-that-fail) · [Flags](#flags) · [Configuration](#kubeletconfiguration-fields) · [Feature gates](#feature-gates)\n\n");
+    out.push_str("[Pod features](#pod-features) · [Endpoints](#endpoints) · [Commands](#commands) · [Known differences](#known-differences) · [Upstream tests that fail](#upstream-tests-that-fail) · [Flags](#flags) · [Configuration](#kubeletconfiguration-fields) · [Feature gates](#feature-gates)\n\n");
     let _ = writeln!(
         out,
         "## Pod features\n\nBy field of the Pod. {}.\n",
@@ -188,6 +201,7 @@ fn page() -> String {
         .iter()
         .map(|(path, support)| vec![format!("`{path}`"), state(*support).to_owned(), note(*support).to_owned()]);
     table(&mut out, &["path", "state", "note"], rows);
+    out.push_str(COMMANDS);
     out.push_str("## Known differences\n\n");
     let mut differences: Vec<String> = serving::DIFFERENCES.iter().map(|&text| text.to_owned()).collect();
     for reason in differences_beside_upstream() {
