@@ -4,7 +4,7 @@ use std::{fmt::Write as _, fs, path::Path};
 
 use protox::prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "runtime/v1/api.proto",
     "containerd/types.proto",
     "containerd/services.proto",
@@ -13,6 +13,7 @@ const FILES: [&str; 8] = [
     "kubelet/podresources.v1.proto",
     "kubelet/podresources.v1alpha1.proto",
     "kubelet/pods.v1alpha1.proto",
+    "opentelemetry/trace.proto",
 ];
 
 /// Only its field numbers are wanted: the types are those of k8s-openapi.
@@ -38,6 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .server_mod_attribute("runtime.v1", FOR_FAKES)
         .server_mod_attribute("containerd.services.events.v1", FOR_FAKES)
         .server_mod_attribute("containerd.services.tasks.v1", FOR_FAKES)
+        .server_mod_attribute("opentelemetry.proto.collector.trace.v1", FOR_FAKES)
         .compile_fds(descriptors)?;
     let fields = fields(&DescriptorPool::from_file_descriptor_set(protox::compile([POD], [&root])?)?)?;
     Ok(fs::write(Path::new(&std::env::var("OUT_DIR")?).join("core_fields.rs"), fields)?)

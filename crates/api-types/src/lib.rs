@@ -51,3 +51,8 @@ pub mod kubelet {
         tonic::include_proto!("v1alpha1");
     }
 }
+
+/// What a collector of traces is told.
+pub mod otlp {
+    tonic::include_proto!("opentelemetry.proto.collector.trace.v1");
+}

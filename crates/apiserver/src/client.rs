@@ -227,13 +227,44 @@ impl ApiServer {
 }
 
 async fn send(client: &kube::Client, call: &Call) -> Result<Body, ApiError> {
-    let request = call.request()?.map(Body::from);
+    let mut request = call.request()?.map(Body::from);
+    let span = traced(&mut request);
     let response = client.send(request).await.map_err(|source| ApiError::Unreachable {
         operation: call.operation,
         object: call.object.clone(),
         source: Arc::new(source),
-    })?;
-    body::accepted(call, response).await
+    });
+    match &response {
+        Ok(response) if span.is_recording() => {
+            let status = response.status();
+            span.attribute("http.response.status_code", i64::from(status.as_u16()));
+            if status.is_client_error() || status.is_server_error() {
+                span.fail("");
+            }
+        }
+        Ok(_) => {}
+        Err(error) => span.fail(&error.to_string()),
+    }
+    body::accepted(call, response?).await
+}
+
+/// The span of a request, as otelhttp has it; the server is told of it.
+fn traced(request: &mut Request<Body>) -> trace::Span {
+    const SCOPE: &str = "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp";
+    if !trace::is_on() {
+        return trace::Span::default();
+    }
+    let span = trace::span(SCOPE, format!("HTTP {}", request.method()), trace::Kind::Client);
+    if let Some(context) = span.context()
+        && let Ok(value) = http::HeaderValue::from_str(&context.traceparent())
+    {
+        request.headers_mut().insert(trace::TRACEPARENT, value);
+    }
+    if span.is_recording() {
+        span.attribute("http.request.method", request.method().as_str());
+        span.attribute("url.path", request.uri().path());
+    }
+    span
 }
 
 /// An open watch: lines of JSON.

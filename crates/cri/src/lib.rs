@@ -19,11 +19,14 @@ mod sandboxes;
 mod stats;
 mod status;
 mod streaming;
+mod traced;
 
 use std::{sync::Arc, time::Duration};
 
 use api_types::runtime::v1::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient};
 use tonic::transport::Channel;
+
+use traced::Traced;
 
 pub use containers::ExecOutput;
 pub use error::{CriError, ErrorClass, Result};
@@ -57,8 +60,9 @@ const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 /// The container runtime. Cheap to clone; clones share connections and the cache of details.
 #[derive(Clone)]
 pub struct Cri {
-    runtime: RuntimeServiceClient<Channel>,
-    images: ImageServiceClient<Channel>,
+    runtime: RuntimeServiceClient<Traced>,
+    images: ImageServiceClient<Traced>,
+    /// For containerd's own services, which are not traced.
     channel: Channel,
     timeout: Duration,
     details: Arc<details::Details>,
@@ -75,10 +79,10 @@ impl Cri {
             other => connect::channel(other)?,
         };
         Ok(Self {
-            runtime: RuntimeServiceClient::new(channel.clone())
+            runtime: RuntimeServiceClient::new(Traced::new(channel.clone()))
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
-            images: ImageServiceClient::new(image_channel)
+            images: ImageServiceClient::new(Traced::new(image_channel))
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
             channel,

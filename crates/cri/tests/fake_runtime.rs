@@ -8,8 +8,9 @@ use api_types::runtime::v1::{
 };
 use cri::{Code, Cri, EventKind};
 use futures::StreamExt;
+use host::Clock;
 use pod::{ContainerState, PodUid};
-use testing::{FakeCri, Flavor, Seeded, pod};
+use testing::{FakeCollector, FakeCri, Flavor, Seeded, attribute, pod};
 
 const TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -221,4 +222,32 @@ async fn a_late_oom_reason_is_noticed() {
     fake.edit_container(app, |c| c.reason = "OOMKilled".into());
     assert_eq!(fake.container_status(app).unwrap().state, Wire::ContainerExited as i32);
     assert_eq!(cri.observe_pod(&uid).await.unwrap().newest("app").unwrap().reason, "OOMKilled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_fails_or_is_given_up_is_a_failed_span() {
+    let (collector, fake) = (FakeCollector::start(), FakeCri::start());
+    let config = trace::Config {
+        endpoint: collector.endpoint(),
+        sampling_rate_per_million: 1_000_000,
+        host_name: "node-1".to_owned(),
+    };
+    let exporter = tokio::spawn(trace::start(&config, Clock::start()).unwrap().run());
+    let cri = connect(&fake);
+    fake.fail_next("remove_image", Code::NotFound, "no such image");
+    cri.remove_image("nginx").await.unwrap_err();
+    fake.delay("image_fs_info", 2 * TIMEOUT);
+    cri.image_fs_info().await.unwrap_err();
+    let mut codes = Vec::new();
+    while codes.len() < 2 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let failed = collector.spans().into_iter().map(|(_, span)| span).filter(|span| span.status.is_some());
+        codes = failed
+            .filter(|span| span.name.starts_with("runtime.v1.ImageService/"))
+            .filter_map(|span| attribute(&span.attributes, "rpc.response.status_code").map(str::to_owned))
+            .collect();
+    }
+    codes.sort();
+    assert_eq!(codes, ["CANCELLED", "NOT_FOUND"]);
+    exporter.abort();
 }

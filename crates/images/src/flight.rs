@@ -58,10 +58,10 @@ impl<K: Eq + Hash, T: Clone + Send + Sync + 'static> Flights<K, T> {
         }
         let (tx, result) = watch::channel(None);
         let work = work();
-        let task = tokio::spawn(async move {
+        let task = tokio::spawn(trace::carry(async move {
             let done = work.await;
             tx.send_replace(Some(done));
-        });
+        }));
         let flight = Arc::new(Flight { result, task: task.abort_handle() });
         flights.insert(key, Arc::downgrade(&flight));
         flight

@@ -102,6 +102,11 @@ impl ImageGc {
     }
 
     pub async fn collect(&mut self) -> Result<(), GcError> {
+        let span = trace::span("k8s.io/kubernetes/pkg/kubelet/images", "Images/GarbageCollect", trace::Kind::Internal);
+        span.cover(self.try_collect()).await
+    }
+
+    async fn try_collect(&mut self) -> Result<(), GcError> {
         let now = self.images.clock().mono();
         let began = self.record_time();
         let mut unused = self.look(now).await?;

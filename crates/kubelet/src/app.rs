@@ -42,6 +42,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// Runs until SIGTERM or SIGINT. Containers go on running: that is what a restart of the agent rests on.
 pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
     let watchdog = watchdog::interval()?;
+    let traces = traces(&options, clock)?;
     let (root, new_machine) = machine::root_dir(&options)?;
     let api = api::connect(&options, clock).await?;
     let cri = connect_runtime(&options).await?;
@@ -56,6 +57,9 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
     // None of these ends while the agent runs; `once` holds those that may.
     let mut tasks = JoinSet::new();
     let mut once = JoinSet::new();
+    if let Some(exporter) = traces {
+        tasks.spawn(exporter.run());
+    }
     if let Some(api) = &api {
         api::keep_identity(&options, api, clock, &mut tasks);
     }
@@ -228,6 +232,17 @@ async fn wait_for_end(tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
             bail!("a part of the agent ended by itself; a new start mends it")
         }
     }
+}
+
+/// None where `tracing` is not configured: then there are no spans at all.
+fn traces(options: &Options, clock: Clock) -> anyhow::Result<Option<trace::Exporter>> {
+    let Some(tracing) = &options.config.tracing else { return Ok(None) };
+    let config = trace::Config {
+        endpoint: tracing.endpoint.clone().unwrap_or_default(),
+        sampling_rate_per_million: tracing.sampling_rate_per_million.unwrap_or(0).max(0).unsigned_abs(),
+        host_name: options.node_name.clone(),
+    };
+    trace::start(&config, clock).map(Some).context("could not configure tracer provider")
 }
 
 /// The runtime must answer before anything else makes sense; it may still be starting itself.

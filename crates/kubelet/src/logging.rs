@@ -22,7 +22,7 @@ use self::line::Line;
 use crate::config::types::{Logging, VmoduleItem};
 
 /// Our own crates; everything else is a library.
-const OURS: [&str; 24] = [
+const OURS: [&str; 25] = [
     "api_types",
     "apiserver",
     "certificates",
@@ -46,6 +46,7 @@ const OURS: [&str; 24] = [
     "server",
     "shutdown",
     "status_manager",
+    "trace",
     "volumes",
 ];
 

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use pod::{ContainerId, Waiting, resize::PodResources, resources::PodCgroup};
 use tokio::task::{AbortHandle, JoinSet};
 
+use trace::SharedSpan;
+
 use crate::actions::Setup;
 
 /// How an action ended.
@@ -61,17 +63,44 @@ impl Failure {
 
 #[derive(Debug, Default)]
 pub(crate) struct Tasks {
+    /// What those that are begun now are done for.
+    pub span: SharedSpan,
     set: JoinSet<Done>,
     starts: HashMap<String, AbortHandle>,
 }
 
+async fn for_span(span: SharedSpan, task: impl Future<Output = Done>) -> Done {
+    let done = span.clone().cover(task).await;
+    if let (Some(span), Some(failure)) = (span.get(), done.failure()) {
+        span.record_error(failure);
+    }
+    done
+}
+
+impl Done {
+    fn failure(&self) -> Option<&str> {
+        let failed = match self {
+            Done::Setup(Err(failure)) => failure,
+            Done::Started { result, .. } | Done::Stopped { result, .. } => result.as_ref().err()?,
+            Done::Sandbox(result)
+            | Done::TornDown(result)
+            | Done::RemovedAll(result)
+            | Done::Terminated(result)
+            | Done::Cleaned(result) => result.as_ref().err()?,
+            Done::Resized(resized) => return resized.result.as_ref().err().map(String::as_str),
+            Done::Setup(Ok(_)) | Done::Pruned { .. } | Done::Refreshed => return None,
+        };
+        Some(&failed.waiting.message)
+    }
+}
+
 impl Tasks {
     pub fn spawn(&mut self, task: impl Future<Output = Done> + Send + 'static) {
-        self.set.spawn(task);
+        self.set.spawn(for_span(self.span.clone(), task));
     }
 
     pub fn spawn_start(&mut self, name: &str, task: impl Future<Output = Done> + Send + 'static) {
-        let handle = self.set.spawn(task);
+        let handle = self.set.spawn(for_span(self.span.clone(), task));
         self.starts.insert(name.to_owned(), handle);
     }
 

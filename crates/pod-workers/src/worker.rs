@@ -27,6 +27,7 @@ use crate::{
 mod publish;
 mod removal;
 mod resize;
+mod spans;
 mod step;
 
 use self::resize::Resizer;
@@ -181,6 +182,7 @@ impl Worker {
         self.heed_resize(&inbox);
         self.desired = inbox.desired.clone();
         self.turn_to_end(&inbox);
+        self.begin_span();
         match self.report.life {
             Life::Pending | Life::Syncing => {
                 self.report.life = Life::Syncing;
@@ -202,6 +204,7 @@ impl Worker {
             Life::Gone if self.observed.borrow().is_running() => self.stop_latecomers(),
             Life::Gone => self.clean_up_after_deletion(inbox.removed),
         }
+        std::mem::take(&mut self.tasks.span).release();
         self.publish();
     }
 
@@ -260,6 +263,7 @@ impl Worker {
         self.pruning = Pruning::Idle;
         self.report.cause = Some(cause.clone());
         self.report.life = Life::Terminating { cause, grace, since };
+        self.begin_span();
         self.report.waiting.clear();
         self.report.blocked = None;
         self.deadline = None;

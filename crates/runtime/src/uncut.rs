@@ -26,12 +26,12 @@ impl Uncut {
         let lock = self.with(|locks| locks.entry(pod.clone()).or_default().clone());
         let held = lock.read_owned().await;
         let (all, pod) = (self.clone(), pod.clone());
-        let running = tokio::spawn(async move {
+        let running = tokio::spawn(trace::carry(async move {
             let outcome = call.await;
             drop(held);
             all.forget(&pod);
             outcome
-        });
+        }));
         match running.await {
             Ok(outcome) => outcome,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),

@@ -15,7 +15,7 @@ use crate::{
     debug, healthz, logs, node_logs, pods,
     reply::{self, Reply},
     routes::{self, Endpoint, Params, Reach, Route},
-    stats, stream, zpages,
+    spans, stats, stream, zpages,
 };
 
 /// Who is at the other end of a connection.
@@ -124,9 +124,16 @@ impl Dispatcher {
         }
         let (head, body) = request.into_parts();
         let call = Call { head, body, params, peer: peer.address };
-        match route.endpoint {
+        let span = spans::begin(route, &call);
+        let reply = span.cover(self.hand_over(route.endpoint, call)).await;
+        spans::end(&span, &reply);
+        reply
+    }
+
+    async fn hand_over(&self, endpoint: Endpoint, call: Call) -> Reply {
+        match endpoint {
             Endpoint::Exec | Endpoint::Attach | Endpoint::PortForward => {
-                stream::handle(&self.context, route.endpoint, call).await
+                stream::handle(&self.context, endpoint, call).await
             }
             Endpoint::Run => stream::run(&self.context, call).await,
             Endpoint::Checkpoint => stream::checkpoint(&self.context, call).await,

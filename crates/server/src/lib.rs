@@ -21,6 +21,7 @@ mod query;
 mod reply;
 pub mod reviews;
 pub mod routes;
+mod spans;
 mod stats;
 mod stream;
 pub mod tls;

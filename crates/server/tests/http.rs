@@ -5,8 +5,11 @@ mod support;
 
 use std::time::Duration;
 
+use api_types::otlp::Span;
+use host::Clock;
 use http::StatusCode;
 use support::{Node, STREAMING};
+use testing::{FakeCollector, attribute};
 
 #[tokio::test]
 async fn nobody_gets_in_without_a_name() {
@@ -139,4 +142,33 @@ async fn an_upgrade_reaches_the_runtime_and_bytes_come_back() {
     assert_eq!(none.text, "you must specify at least 1 of stdin, stdout, stderr");
     let missing = node.as_user("admin", "POST", "/exec/ns/web/slow?command=id&output=1").await;
     assert_eq!(missing.text, "container not found (\"slow\")");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_a_span_that_is_linked_to_the_callers_trace() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let collector = FakeCollector::start();
+    let config = trace::Config {
+        endpoint: collector.endpoint(),
+        sampling_rate_per_million: 1_000_000,
+        host_name: "node-1".to_owned(),
+    };
+    let exporter = tokio::spawn(trace::start(&config, Clock::start()).unwrap().run());
+    let node = Node::start(|_| {}).await;
+    let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    assert_eq!(node.traced("/runningpods/", &traceparent).await.status, StatusCode::OK);
+    assert_eq!(node.as_user("admin", "GET", "/metrics").await.status, StatusCode::OK);
+    let is_it = |span: &Span| span.name.starts_with("/runningpods");
+    let mut found = None;
+    while found.is_none() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        found = collector.spans().into_iter().map(|(_, span)| span).find(is_it);
+    }
+    let span = found.unwrap();
+    let hex: String = span.links[0].trace_id.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, TRACE);
+    assert_ne!(span.trace_id, span.links[0].trace_id, "a caller does not decide what is sampled");
+    assert_eq!(attribute(&span.attributes, "http.request.method"), Some("GET"));
+    assert!(!collector.spans().iter().any(|(_, span)| span.name == "/metrics"), "upstream traces no scrapes");
+    exporter.abort();
 }

@@ -167,6 +167,12 @@ impl FakeCri {
     pub fn call_log(&self) -> Vec<String> {
         self.state().calls.clone()
     }
+    /// The headers `traceparent` of calls of that path.
+    pub fn traceparents(&self, path: &str) -> Vec<String> {
+        let state = self.state();
+        let of_path = state.traceparents.iter().filter(|(called, _)| called == path);
+        of_path.map(|(_, header)| header.clone()).collect()
+    }
     pub fn forget_calls(&self) {
         self.state().calls.clear();
     }

@@ -7,12 +7,14 @@
 //! ```
 
 mod fake_apiserver;
+mod fake_collector;
 mod fake_cri;
 mod fake_k3s;
 mod pods;
 mod protobuf;
 
 pub use fake_apiserver::{Backup, FakeApiserver, Recorded};
+pub use fake_collector::{FakeCollector, attribute};
 pub use fake_cri::{FakeCri, Flavor, Seeded};
 pub use fake_k3s::{Ca, FakeK3s, K3s};
 pub use pods::{PodBuilder, Restart, pod};

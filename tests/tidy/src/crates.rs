@@ -12,7 +12,7 @@ use crate::repository;
 /// A crate uses only crates of a lower rank.
 const RANKS: &[(u8, &[&str])] = &[
     (0, &["pod", "api-types"]),
-    (1, &["cri", "apiserver", "cgroups", "host", "metrics", "handlers"]),
+    (1, &["cri", "apiserver", "cgroups", "host", "metrics", "trace", "handlers"]),
     (
         2,
         &[
@@ -38,10 +38,11 @@ const RANKS: &[(u8, &[&str])] = &[
 /// Used by tests only; free to use what they test.
 const TEST_ONLY: &[&str] = &["testing", "bed", "bench", "differential", "fuzz", "real", "tidy"];
 
-/// The few uses inside rank 1: everybody needs the clock and paths of `host` and counts in `metrics`, and `handlers`
+/// The few uses inside rank 1: everybody needs the clock and paths of `host`, counts in `metrics` and makes spans in `trace`, and `handlers`
 /// calls exec by CRI and httpGet by the API server's proxy rules.
 fn sideways(user: &str, used: &str) -> bool {
     matches!(used, "host" | "metrics") && !matches!(user, "host" | "metrics")
+        || used == "trace" && !matches!(user, "host" | "metrics")
         || matches!((user, used), ("handlers" | "apiserver", "cri"))
 }
 
@@ -49,8 +50,8 @@ fn sideways(user: &str, used: &str) -> bool {
 const OWNED: &[(&str, &[&str])] = &[
     ("kube", &["apiserver"]),
     ("containerd-client", &["cri"]),
-    ("tonic", &["api-types", "cri", "handlers", "node-api", "testing"]),
-    ("api-types", &["cri", "runtime", "node-api", "testing"]),
+    ("tonic", &["api-types", "cri", "handlers", "node-api", "trace", "testing"]),
+    ("api-types", &["cri", "runtime", "node-api", "trace", "testing"]),
 ];
 
 fn metadata() -> Metadata {

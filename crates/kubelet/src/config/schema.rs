@@ -232,7 +232,7 @@ pub const FIELDS: &[Field] = &[
     plain("topologyManagerPolicy", Text, "\"none\"", TOPOLOGY),
     plain("topologyManagerPolicyOptions", Map, "", TOPOLOGY),
     plain("topologyManagerScope", Text, "\"container\"", TOPOLOGY),
-    pointer("tracing", Object(TRACING), "", NotYet("no traces are exported yet")),
+    pointer("tracing", Object(TRACING), "", Works),
     pointer("userNamespaces", Object(USER_NAMESPACES), "", Works),
     plain(
         "volumePluginDir",

@@ -178,7 +178,7 @@ pub static GATES: &[Gate] = &[
     gate("KubeletRegistrationGetOnExistsOnly", OFF, Deprecated, FREE, &[], NODE),
     gate("KubeletSeparateDiskGC", ON, Beta, FREE, &[], EVICTION),
     gate("KubeletServiceAccountTokenForCredentialProviders", ON, Beta, FREE, &[], Works),
-    gate("KubeletTracing", ON, GA, LOCKED, &[], SERVING),
+    gate("KubeletTracing", ON, GA, LOCKED, &[], Works),
     gate("ListFromCacheSnapshot", ON, Beta, FREE, &[], ELSEWHERE),
     gate("LocalStorageCapacityIsolationFSQuotaMonitoring", OFF, Beta, FREE, &[], EVICTION),
     gate("LoggingAlphaOptions", OFF, Alpha, FREE, &[], Works),

@@ -43,6 +43,7 @@ pub const DIFFERENCES: &[&str] = &[
     "With cgroups of version 1, `/stats/summary` shows no pressure (psi); upstream shows zeros.",
     "The times of `container_fs_*_seconds_total` on `/metrics/cadvisor` are in seconds; upstream's are the kernel's milliseconds divided by 10^9.",
     "`/stats/summary` shows the network of each pod also where upstream shows only the node's (seen with cgroups of version 1).",
+    "Traces: a span `syncPod`, `syncTerminatingPod` or `syncTerminatedPod` covers what one step of a pod's worker begins, until the last of it has ended; a step that begins nothing has none. There is no `Containers/GarbageCollect`, since dead containers are not removed in rounds; calls have no events for their messages; the environment variables `OTEL_*` are not read, nor is `unix-abstract` an endpoint.",
     "A client that follows the pods API slowly is told the newest state of each pod and goes on; upstream ends its stream.",
     "Help texts are ferrolet's own and shorter.",
     "A shutdown of the machine that is called off spares the pods of the groups whose turn had not come; upstream ends them too. Where logind does not answer at the start, it is asked again; upstream does without.",

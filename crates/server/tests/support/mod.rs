@@ -130,6 +130,12 @@ impl Node {
         ask(self.tls(Some(self.ca.client(name))).await, method, path, &[]).await.into_answer().await
     }
 
+    /// As an admin whose request belongs to a trace.
+    pub async fn traced(&self, path: &str, traceparent: &str) -> Answer {
+        let connection = self.tls(Some(self.ca.client("admin"))).await;
+        ask(connection, "GET", path, &[("traceparent", traceparent)]).await.into_answer().await
+    }
+
     pub async fn with_foreign_certificate(&self, method: &str, path: &str) -> Answer {
         ask(self.tls(Some(Ca::new().client("admin"))).await, method, path, &[]).await.into_answer().await
     }

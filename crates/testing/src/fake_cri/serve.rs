@@ -34,12 +34,15 @@ pub(crate) fn serve(socket: &Path, fake: Fake) -> JoinHandle<()> {
 async fn connection(stream: UnixStream, fake: Fake) {
     let runtime = RuntimeServiceServer::new(fake.clone());
     let images = ImageServiceServer::new(fake.clone());
-    let events = EventsServer::new(fake);
+    let events = EventsServer::new(fake.clone());
     let service = tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let (runtime, images, events) = (runtime.clone(), images.clone(), events.clone());
+        let (runtime, images, events, fake) = (runtime.clone(), images.clone(), events.clone(), fake.clone());
         async move {
             let request = request.map(Body::new);
             let path = request.uri().path();
+            if let Some(header) = request.headers().get("traceparent").and_then(|header| header.to_str().ok()) {
+                fake.state().traceparents.push((path.to_owned(), header.to_owned()));
+            }
             let reply = if path.starts_with("/runtime.v1.ImageService/") {
                 images.oneshot(request).await
             } else if path.starts_with("/containerd.services.events.v1.Events/") {

@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub muted: bool,
     pub streams: Vec<UnboundedSender<ContainerEventResponse>>,
     pub calls: Vec<String>,
+    /// Path and header `traceparent` of requests that had one.
+    pub traceparents: Vec<(String, String)>,
     ids: u64,
     clock: Clock,
     last_time: i64,
@@ -70,6 +72,7 @@ impl State {
             muted: false,
             streams: Vec::new(),
             calls: Vec::new(),
+            traceparents: Vec::new(),
             ids: 0,
             clock: Clock::start(),
             last_time: 0,
