@@ -4,9 +4,9 @@
 //! V(8), TRACE V(10). Spans are not recorded: a line says all it has to in its own fields.
 
 mod line;
+mod output;
 
 use std::{
-    io::Write as _,
     panic::Location,
     sync::{
         Arc, OnceLock,
@@ -18,7 +18,7 @@ use host::Clock;
 use k8s_openapi::jiff::tz::TimeZone;
 use tracing::{Event, Level, Metadata, Subscriber, level_filters::LevelFilter, span, subscriber::Interest};
 
-use self::line::Line;
+use self::{line::Line, output::Output};
 use crate::config::types::{Logging, VmoduleItem};
 
 /// Our own crates; everything else is a library.
@@ -55,8 +55,7 @@ struct Shared {
     clock: Clock,
     zone: TimeZone,
     json: bool,
-    /// Informational lines to stdout, the others to stderr.
-    split: bool,
+    output: Output,
     verbosity: AtomicU32,
     vmodule: Vec<VmoduleItem>,
 }
@@ -102,10 +101,18 @@ pub fn set_verbosity(level: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// What is still in a buffer goes out; for the end of the process.
+pub fn flush() {
+    if let Some(logging) = LOGGING.get() {
+        logging.shared.output.flush();
+    }
+}
+
 /// The line of a start that failed, whether logging has begun or not.
 #[track_caller]
 pub fn command_failed(clock: Clock, error: &str) {
-    let mut line = Line::new('E', "main.rs", Location::caller().line(), 0);
+    let caller = Location::caller();
+    let mut line = Line::new('E', caller.file(), caller.line(), 0);
     line.text("message", "command failed");
     line.text("err", error);
     match LOGGING.get() {
@@ -125,13 +132,11 @@ fn local_zone() -> TimeZone {
 
 impl Shared {
     fn new(config: &Logging, clock: Clock) -> Self {
-        let json = config.format == "json";
-        let routing = if json { &config.options.json } else { &config.options.text };
         Self {
             clock,
             zone: local_zone(),
-            json,
-            split: routing.split_stream,
+            json: config.format == "json",
+            output: Output::new(config),
             verbosity: AtomicU32::new(config.verbosity),
             vmodule: config.vmodule.clone(),
         }
@@ -157,11 +162,9 @@ impl Shared {
     fn write(&self, line: &Line) {
         let now = self.clock.wall();
         let text = if self.json { line.json(now) } else { line.klog(&now.to_zoned(self.zone.clone())) };
-        // A log that cannot be written has nowhere to be complained about.
-        let _ = match self.split && line.severity == 'I' {
-            true => std::io::stdout().write_all(text.as_bytes()),
-            false => std::io::stderr().write_all(text.as_bytes()),
-        };
+        // JSON has no warnings: they are information there.
+        let is_info = line.severity == 'I' || (self.json && line.severity == 'W');
+        self.output.write(is_info, &text);
     }
 }
 
@@ -217,8 +220,12 @@ impl Subscriber for KlogSubscriber {
             Level::WARN => 'W',
             _ => 'I',
         };
-        let file = metadata.file().map_or("", |file| file.rsplit('/').next().unwrap_or(file));
-        let mut line = Line::new(severity, file, metadata.line().unwrap_or(0), verbosity_of(metadata));
+        let mut line = Line::new(
+            severity,
+            metadata.file().unwrap_or_default(),
+            metadata.line().unwrap_or(0),
+            verbosity_of(metadata),
+        );
         event.record(&mut line);
         self.shared.write(&line);
     }

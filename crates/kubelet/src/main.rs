@@ -54,13 +54,15 @@ fn main() -> ExitCode {
         Ok(Request::Run(options)) => start(*options, clock),
         Err(error) => Err(error.into()),
     };
-    match outcome {
+    let code = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             logging::command_failed(clock, &format!("{error:#}"));
             ExitCode::FAILURE
         }
-    }
+    };
+    logging::flush();
+    code
 }
 
 /// Longer than the time between two looks of an idle node at its disk, which would else make a thread each.

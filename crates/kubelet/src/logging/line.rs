@@ -16,7 +16,8 @@ enum Value {
 pub struct Line {
     /// `I`, `W` or `E`.
     pub severity: char,
-    file: String,
+    /// As the compiler knows it.
+    path: String,
     number: u32,
     verbosity: u32,
     message: String,
@@ -24,8 +25,8 @@ pub struct Line {
 }
 
 impl Line {
-    pub fn new(severity: char, file: &str, number: u32, verbosity: u32) -> Self {
-        Self { severity, file: file.to_owned(), number, verbosity, message: String::new(), fields: Vec::new() }
+    pub fn new(severity: char, path: &str, number: u32, verbosity: u32) -> Self {
+        Self { severity, path: path.to_owned(), number, verbosity, message: String::new(), fields: Vec::new() }
     }
 
     pub fn text(&mut self, name: &str, text: &str) {
@@ -55,7 +56,7 @@ impl Line {
             now.second(),
             now.subsec_nanosecond() / 1000,
             std::process::id(),
-            self.file,
+            base(&self.path),
             self.number
         );
         quote(&mut out, &self.message);
@@ -76,7 +77,7 @@ impl Line {
         let mut out = String::with_capacity(160);
         let micros = now.as_microsecond();
         let _ = write!(out, "{{\"ts\":{}.{:03}", micros / 1000, micros % 1000);
-        let _ = write!(out, ",\"caller\":\"{}:{}\",\"msg\":", self.file, self.number);
+        let _ = write!(out, ",\"caller\":\"{}:{}\",\"msg\":", with_directory(&self.path), self.number);
         json_quote(&mut out, &self.message);
         if self.severity != 'E' {
             let _ = write!(out, ",\"v\":{}", self.verbosity);
@@ -92,6 +93,20 @@ impl Line {
         }
         out.push_str("}\n");
         out
+    }
+}
+
+fn base(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// File and directory, as a caller is named in JSON. A crate's `src` says nothing: the crate does.
+fn with_directory(path: &str) -> String {
+    let mut parts = path.rsplit('/');
+    let file = parts.next().unwrap_or_default();
+    match parts.find(|part| *part != "src") {
+        Some(directory) => format!("{directory}/{file}"),
+        None => file.to_owned(),
     }
 }
 
@@ -114,6 +129,13 @@ fn quote(out: &mut String, text: &str) {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
+            c if c.is_ascii_control() => {
+                let _ = write!(out, "\\x{:02x}", c as u32);
+            }
             c if c.is_control() => {
                 let _ = write!(out, "\\u{:04x}", c as u32);
             }
@@ -167,7 +189,7 @@ mod tests {
     use super::*;
 
     fn line() -> Line {
-        let mut line = Line::new('I', "worker.rs", 7, 4);
+        let mut line = Line::new('I', "crates/pod-workers/src/worker.rs", 7, 4);
         line.text("message", "Pod \"a\" started");
         line.fields.push(("count".to_owned(), Value::Bare("3".to_owned())));
         line.text("pod", "default/a");
@@ -188,6 +210,13 @@ mod tests {
     }
 
     #[test]
+    fn what_can_not_be_printed_is_written_as_in_go() {
+        let mut quoted = String::new();
+        quote(&mut quoted, "\u{1b}[1m\u{7}\u{85}\u{7f}é");
+        assert_eq!(quoted, r#""\x1b[1m\a\u0085\x7fé""#);
+    }
+
+    #[test]
     fn many_lines_are_shown_as_a_block() {
         let mut line = Line::new('E', "main.rs", 1, 0);
         line.text("err", "a\nb");
@@ -198,7 +227,9 @@ mod tests {
     fn a_json_line_has_milliseconds_caller_and_verbosity() {
         let json: serde_json::Value = serde_json::from_str(&line().json(at())).unwrap();
         assert_eq!(json["ts"], 1_795_387_655_848.125);
-        assert_eq!(json["caller"], "worker.rs:7");
+        assert_eq!(json["caller"], "pod-workers/worker.rs:7");
+        assert_eq!(with_directory("crates/server/src/stats/psi.rs"), "stats/psi.rs");
+        assert_eq!(with_directory("main.rs"), "main.rs");
         assert_eq!(json["v"], 4);
         assert_eq!(json["count"], 3);
         assert_eq!(json["err"], "no\tway");
