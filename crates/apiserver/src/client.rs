@@ -68,6 +68,7 @@ struct Shared {
     generation: watch::Sender<u64>,
     budgets: Budgets,
     reachability: ReachabilityCell,
+    clock: Clock,
     files: tokio::sync::Mutex<Fingerprint>,
 }
 
@@ -109,9 +110,10 @@ impl ApiServer {
         let budgets = Budgets::new(options.qps, options.burst, options.event_qps, options.event_burst);
         let connections = ArcSwap::from_pointee(Connections::new(origin)?);
         let generation = watch::Sender::new(0);
-        let reachability = ReachabilityCell::new(Clock::start());
+        let clock = Clock::start();
+        let reachability = ReachabilityCell::new(clock);
         let files = tokio::sync::Mutex::new(files);
-        let shared = Shared { kubeconfig, options, connections, generation, budgets, reachability, files };
+        let shared = Shared { kubeconfig, options, connections, generation, budgets, reachability, clock, files };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -169,7 +171,10 @@ impl ApiServer {
 
     /// The deadline covers the waits that the server asks for, but not the wait for our own budget.
     pub(crate) async fn ask_raw(&self, call: &Call) -> Result<Vec<u8>, ApiError> {
+        let asked = self.shared.clock.mono();
         self.shared.budgets.take(call.budget).await;
+        let waited = self.shared.clock.mono().since(asked);
+        metrics::rest_client::held_back(call.method(), &self.shared.connections.load().host, waited);
         let limit = call.deadline.unwrap_or(self.shared.options.request_timeout);
         let answer = tokio::time::timeout(limit, self.ask_patiently(call)).await;
         let late = || ApiError::Deadline { operation: call.operation, object: call.object.clone(), limit };
@@ -199,16 +204,21 @@ impl ApiServer {
         let connections = self.shared.connections.load_full();
         let heartbeat = call.budget == Budget::Heartbeat;
         let client = if heartbeat { &connections.heartbeats } else { &connections.requests };
-        let body = send(client, call).await?;
-        body::whole(call, body).await
+        let body = self.send(client, &connections.host, call).await?;
+        let whole = body::whole(call, body).await?;
+        metrics::rest_client::received(call.method(), &connections.host, whole.len());
+        Ok(whole)
     }
 
     /// Opens a watch; its deadline is for the answer's head only.
     pub(crate) async fn open_watch(&self, call: Call) -> Result<WatchStream, ApiError> {
-        let place = self.shared.connections.load_full().for_watch()?;
+        let connections = self.shared.connections.load_full();
+        let place = connections.for_watch()?;
         let limit = self.shared.options.request_timeout;
         let late = || ApiError::Deadline { operation: call.operation, object: call.object.clone(), limit };
-        let opened = tokio::time::timeout(limit, send(&place.client, &call)).await.unwrap_or_else(|_| Err(late()));
+        let opened = tokio::time::timeout(limit, self.send(&place.client, &connections.host, &call))
+            .await
+            .unwrap_or_else(|_| Err(late()));
         self.note(&opened);
         if matches!(&opened, Err(e) if e.is_unauthorized())
             && let Err(error) = self.reload_if_changed().await
@@ -216,6 +226,18 @@ impl ApiServer {
             tracing::warn!(%error, "credentials were refused and can't be reloaded");
         }
         Ok(WatchStream { lines: Lines::new(opened?), call, _place: place })
+    }
+
+    async fn send(&self, client: &kube::Client, host: &str, call: &Call) -> Result<Body, ApiError> {
+        let begun = self.shared.clock.mono();
+        let answer = send(client, call).await;
+        let took = self.shared.clock.mono().since(begun);
+        let code = match &answer {
+            Ok((status, _)) => status.as_u16().to_string(),
+            Err(_) => "<error>".to_owned(),
+        };
+        metrics::rest_client::answered(call.method(), host, &code, took, call.size());
+        body::accepted(call, answer?.1).await
     }
 
     fn note<T>(&self, result: &Result<T, ApiError>) {
@@ -226,7 +248,7 @@ impl ApiServer {
     }
 }
 
-async fn send(client: &kube::Client, call: &Call) -> Result<Body, ApiError> {
+async fn send(client: &kube::Client, call: &Call) -> Result<(http::StatusCode, http::Response<Body>), ApiError> {
     let mut request = call.request()?.map(Body::from);
     let span = traced(&mut request);
     let response = client.send(request).await.map_err(|source| ApiError::Unreachable {
@@ -245,7 +267,7 @@ async fn send(client: &kube::Client, call: &Call) -> Result<Body, ApiError> {
         Ok(_) => {}
         Err(error) => span.fail(&error.to_string()),
     }
-    body::accepted(call, response?).await
+    response.map(|response| (response.status(), response))
 }
 
 /// The span of a request, as otelhttp has it; the server is told of it.

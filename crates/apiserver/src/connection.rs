@@ -53,6 +53,13 @@ impl Origin {
         Ok(Self::Kubeconfig(Box::new(config)))
     }
 
+    fn host(&self) -> String {
+        match self {
+            Self::Kubeconfig(config) => config.cluster_url.authority().map(ToString::to_string).unwrap_or_default(),
+            Self::Fixed(_) => String::new(),
+        }
+    }
+
     fn client(&self) -> Result<Client, ApiError> {
         match self {
             Self::Fixed(client) => Ok(client.clone()),
@@ -108,6 +115,8 @@ pub(crate) struct Connections {
     origin: Origin,
     pub(crate) requests: Client,
     pub(crate) heartbeats: Client,
+    /// The server's, with its port, as metrics name it.
+    pub(crate) host: String,
     shards: Mutex<Vec<Shard>>,
 }
 
@@ -126,7 +135,8 @@ pub(crate) struct WatchClient {
 impl Connections {
     pub(crate) fn new(origin: Origin) -> Result<Self, ApiError> {
         let (requests, heartbeats) = (origin.client()?, origin.client()?);
-        Ok(Self { origin, requests, heartbeats, shards: Mutex::new(Vec::new()) })
+        let host = origin.host();
+        Ok(Self { origin, requests, heartbeats, host, shards: Mutex::new(Vec::new()) })
     }
 
     pub(crate) fn for_watch(&self) -> Result<WatchClient, ApiError> {

@@ -56,6 +56,14 @@ impl Call {
         Self::new("delete", Method::DELETE, path, object).json("application/json", options)
     }
 
+    /// As metrics name it.
+    pub(crate) fn method(&self) -> &str {
+        self.method.as_str()
+    }
+    pub(crate) fn size(&self) -> usize {
+        self.body.len()
+    }
+
     fn json(mut self, content_type: &'static str, body: &impl Serialize) -> Result<Self, ApiError> {
         self.body = serde_json::to_vec(body).map_err(|e| self.cannot_build(&e))?;
         self.content_type = Some(content_type);

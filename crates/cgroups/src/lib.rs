@@ -206,6 +206,7 @@ impl Cgroups {
     /// Makes the cgroup and what lies above it. Limits that the kernel refuses are logged only: better a pod
     /// without one of its limits than no pod.
     async fn create(&self, name: &CgroupName, limits: &Limits) -> Result<()> {
+        let _timed = metrics::cgroups::operation("create");
         if self.driver() == Driver::Systemd {
             self.shared.systemd.start_slice(name, self.version()).await?;
         }
@@ -220,6 +221,7 @@ impl Cgroups {
     }
 
     async fn set(&self, name: &CgroupName, limits: &Limits) -> Result<()> {
+        let _timed = metrics::cgroups::operation("update");
         let (by_systemd, limits) = match self.driver() {
             Driver::Cgroupfs => (Ok(()), limits.clone()),
             Driver::Systemd => {

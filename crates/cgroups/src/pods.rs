@@ -106,6 +106,7 @@ impl Cgroups {
             if !self.is_anywhere(&path) {
                 continue;
             }
+            let _timed = metrics::cgroups::operation("destroy");
             self.kill(&name).await?;
             if self.driver() == Driver::Systemd
                 && let Err(error) = self.shared.systemd.stop_slice(&name).await

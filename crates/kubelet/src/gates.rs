@@ -39,6 +39,16 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// As the metric `kubernetes_feature_enabled` has it: none for what is generally available.
+    pub const fn as_metric(self) -> &'static str {
+        match self {
+            Self::GA => "",
+            stage => stage.as_str(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Gate {
     pub name: &'static str,

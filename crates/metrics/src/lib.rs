@@ -11,11 +11,14 @@ use prometheus::{
 };
 
 pub mod admission;
+pub mod cgroups;
 pub mod http;
 pub mod node_api;
 pub mod pleg;
+pub mod pods;
 pub mod probes;
 pub mod resizes;
+pub mod rest_client;
 pub mod runtime_operations;
 pub mod slis;
 pub mod status;

@@ -344,6 +344,9 @@ impl Dispatcher {
     fn start_worker(&mut self, desired: DesiredPod, life: Life) {
         let uid = desired.uid.clone();
         let refused = matches!(life, Life::Rejected { .. });
+        if !refused {
+            metrics::pods::admitted(desired.regular_containers().len());
+        }
         let desired = if refused { desired } else { self.granted(desired) };
         let mut inbox = Inbox::new(desired);
         inbox.resize.pending = self.pending_resize(&uid);
@@ -372,6 +375,7 @@ impl Dispatcher {
                 continue;
             }
             tracing::info!(pod = %observed.key, uid = %observed.uid, "ending a pod that no source wants");
+            metrics::pods::orphaned();
             let Some(stand_in) = runtime::restored(observed) else { continue };
             let mut inbox = Inbox::new(stand_in);
             inbox.removed = true;

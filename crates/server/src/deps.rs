@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use pod::{DesiredPod, ObservedPod, PodKey, PodUid, api::PodStatus};
+use pod::{DesiredPod, Life, ObservedPod, PodKey, PodUid, api::PodStatus};
 use tokio::sync::watch;
 
 use crate::{Authenticator, Authorizer};
@@ -12,6 +12,7 @@ use crate::{Authenticator, Authorizer};
 pub struct PodRow {
     pub desired: DesiredPod,
     pub status: Option<Arc<PodStatus>>,
+    pub life: Life,
     /// A static pod's mirror: the UID that API clients know it by.
     pub mirror_uid: Option<PodUid>,
 }
@@ -82,6 +83,9 @@ impl HealthCheck {
     }
 }
 
+/// Name, stage as metrics spell it, whether on.
+pub type Feature = (&'static str, &'static str, bool);
+
 /// Sets the log level; `Err` is shown to the client.
 pub type SetVerbosity = dyn Fn(&str) -> Result<(), String> + Send + Sync;
 
@@ -101,6 +105,8 @@ pub struct ServerDeps {
     pub set_verbosity: Arc<SetVerbosity>,
     /// `name=value` of every flag, for `/flagz`.
     pub flags: Arc<dyn Fn() -> Vec<(String, String)> + Send + Sync>,
+    /// Feature gates: name, stage, whether on.
+    pub features: Arc<dyn Fn() -> Vec<Feature> + Send + Sync>,
 }
 
 /// The configuration fields that the servers read.

@@ -207,9 +207,9 @@ impl Dispatcher {
             Endpoint::StatsSummary => stats::summary(context, call).await,
             Endpoint::MetricsCadvisor => stats::cadvisor(context).await,
             Endpoint::MetricsResource => stats::resource(context).await,
-            Endpoint::Metrics => stats::own(stats::Registry::Kubelet),
-            Endpoint::MetricsProbes => stats::own(stats::Registry::Probes),
-            Endpoint::MetricsSlis => stats::own(stats::Registry::Slis),
+            Endpoint::Metrics => stats::own(context, stats::Registry::Kubelet),
+            Endpoint::MetricsProbes => stats::own(context, stats::Registry::Probes),
+            Endpoint::MetricsSlis => stats::own(context, stats::Registry::Slis),
             Endpoint::Run | Endpoint::Exec | Endpoint::Attach | Endpoint::PortForward | Endpoint::Checkpoint => {
                 reply::not_found()
             }

@@ -8,6 +8,7 @@ mod disks;
 mod exposition;
 mod machine;
 mod network;
+mod now;
 mod resource;
 mod sample;
 mod storage;
@@ -101,13 +102,18 @@ impl Registry {
         let slis = family.starts_with("kubernetes_healthcheck");
         match self {
             Registry::Kubelet => !probes && !slis,
-            Registry::Probes => probes || family == "process_start_time_seconds",
+            Registry::Probes => probes,
             Registry::Slis => slis,
         }
     }
 }
 
-pub fn own(registry: Registry) -> Reply {
-    let text = exposition::families(&metrics::gather(), |family| registry.has(family));
+pub fn own(context: &Context, registry: Registry) -> Reply {
+    let mut text = exposition::families(&metrics::gather(), |family| registry.has(family));
+    match registry {
+        Registry::Kubelet => text.push_str(&now::render(context)),
+        Registry::Probes => text.push_str(&now::start_time()),
+        Registry::Slis => {}
+    }
     reply::typed(StatusCode::OK, reply::EXPOSITION, text)
 }

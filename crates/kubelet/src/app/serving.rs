@@ -62,6 +62,7 @@ pub(super) async fn start(
         let row = |v: &Arc<pod_workers::PodView>| PodRow {
             desired: v.desired.clone(),
             status: Some(v.status.clone()),
+            life: v.life.clone(),
             mirror_uid: mirrors.of(&v.desired.uid),
         };
         view.list().iter().map(row).collect()
@@ -83,6 +84,10 @@ pub(super) async fn start(
         flags: {
             let flags = options.flagz();
             Arc::new(move || flags.clone())
+        },
+        features: {
+            let gates = options.gates.clone();
+            Arc::new(move || gates.all().map(|(gate, on)| (gate.name, gate.stage.as_metric(), on)).collect())
         },
     };
     Ok(Server::spawn(deps, server_config(options, root), listeners))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pod::{
     ContainerState, Life, ObservedPod, TerminationCause, Waiting,
+    api::PodStatus,
     status::{StatusInput, pod_status},
 };
 
@@ -22,6 +23,15 @@ impl Worker {
                     && self.in_flight.restart.contains(&o.id)
                     && !self.report.waiting.contains_key(&o.name)
             })
+    }
+
+    /// Of a pod whose first container has begun to run.
+    fn count_start(&self, status: &PodStatus) {
+        let phase = |status: &PodStatus| status.phase.clone().unwrap_or_default();
+        let before = self.status.as_deref().map(phase).unwrap_or_default();
+        if phase(status) == "Running" && matches!(before.as_str(), "" | "Pending") {
+            metrics::pods::running(self.parts.clock.mono().since(self.active_since));
+        }
     }
 
     pub(super) fn publish(&mut self) {
@@ -59,6 +69,7 @@ impl Worker {
         let life = self.report.life.clone();
         let finished = life == Life::Gone;
         let step = self.report.step.clone();
+        self.count_start(&status);
         self.status = Some(status.clone());
         // What the runtime tells of an orphaned pod is too little for a status.
         if self.report.cause != Some(TerminationCause::Orphaned) {

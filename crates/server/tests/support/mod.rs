@@ -86,7 +86,12 @@ impl Node {
         let mut config = ServerConfig::new("node-1");
         config.pod_logs_dir = directory.path().into();
         configure(&mut config);
-        let row = PodRow { status: Some(Arc::new(status(app.as_str()))), desired, mirror_uid: None };
+        let row = PodRow {
+            status: Some(Arc::new(status(app.as_str()))),
+            life: pod::Life::Syncing,
+            desired,
+            mirror_uid: None,
+        };
         let deps = deps(cri, row, receiver, &ca);
 
         let bound = || async { server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap() };
@@ -194,6 +199,7 @@ fn deps(cri: cri::Cri, row: PodRow, observed: watch::Receiver<Arc<ObservedPod>>,
         health: vec![HealthCheck::new("syncloop", || Ok(()))],
         configz: Arc::new(|| serde_json::json!({ "port": 10250 })),
         set_verbosity: Arc::new(|_| Ok(())),
+        features: Arc::new(|| vec![("Some", "BETA", true)]),
         flags: Arc::new(Vec::new),
     }
 }
