@@ -6,6 +6,7 @@
 mod churn;
 mod disruption;
 mod idle;
+mod join;
 mod kubeadm;
 mod node_sockets;
 mod pods;
@@ -36,6 +37,7 @@ fn groups() -> Vec<Group> {
         swap::group(),
         churn::group(),
         pods::old_runtime_group(),
+        join::group(),
         idle::group(),
         suite::group(),
     ]
@@ -56,6 +58,12 @@ fn main() -> Result<ExitCode> {
         for group in all_groups() {
             group.tests.iter().for_each(|(name, _)| println!("{}/{name}", group.name));
         }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let [word, address, pki] = &args[..]
+        && word == "serve-k3s"
+    {
+        join::serve_k3s(address, pki)?;
         return Ok(ExitCode::SUCCESS);
     }
     bed::doctor::check()?;
