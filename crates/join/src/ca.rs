@@ -5,43 +5,67 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use sha2::{Digest, Sha256};
 use x509_parser::{certificate::X509Certificate, extensions::ParsedExtension, prelude::FromDer, time::ASN1Time};
 
-/// A chain longer than this is none.
-const DEPTH: usize = 8;
+/// More certificates than any cluster has; to look at them all takes time.
+const MOST: usize = 32;
 
-/// One certificate: the hash is of the file as it is. More of them: of the root that the first one leads to, so that
-/// tokens outlive an intermediate CA; of the file again when the first one leads to no root. None if there is no
-/// certificate in it.
-pub fn hash(bundle: &[u8], now: Timestamp) -> Option<String> {
-    let ders: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(bundle).collect::<Result<_, _>>().ok()?;
-    let certificates: Vec<X509Certificate<'_>> = ders
-        .iter()
-        .map(|der| X509Certificate::from_der(der).map(|(_, parsed)| parsed))
-        .collect::<Result<_, _>>()
-        .ok()?;
-    let (first, others) = certificates.split_first()?;
-    let digest = match root_of(first, others, now, DEPTH) {
-        Some(root) => Sha256::digest(root.as_raw()),
-        None => Sha256::digest(bundle),
-    };
-    Some(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+/// What a server shows as its CA.
+#[derive(Debug)]
+pub struct Bundle {
+    /// One certificate: of the file as it is. More of them: of the root that the first one leads to, so that tokens
+    /// outlive an intermediate CA; of the file again when the first one leads to no root.
+    pub hash: String,
+    /// The certificates that the hash vouches for. A bundle may have others beside a root that everybody can get: upstream
+    /// believes those too, and so whoever put them there.
+    pub trusted: Vec<CertificateDer<'static>>,
 }
 
+impl Bundle {
+    /// None if that is no bundle of certificates.
+    pub fn read(bundle: &[u8], now: Timestamp) -> Option<Self> {
+        let ders: Vec<CertificateDer<'static>> =
+            CertificateDer::pem_slice_iter(bundle).collect::<Result<_, _>>().ok()?;
+        let parsed = ders.iter().map(|der| X509Certificate::from_der(der).map(|(_, parsed)| parsed));
+        let certificates: Vec<X509Certificate<'_>> = parsed.collect::<Result<_, _>>().ok()?;
+        let (first, others) = certificates.split_first().filter(|_| ders.len() <= MOST)?;
+        let Some(root) = root_of(first, others, now) else {
+            return Some(Self { hash: hex(&Sha256::digest(bundle)), trusted: ders });
+        };
+        let hash = hex(&Sha256::digest(root.as_raw()));
+        let leads_to_it = |certificate: &X509Certificate<'_>| {
+            root_of(certificate, others, now).is_some_and(|found| found.as_raw() == root.as_raw())
+        };
+        let vouched = certificates.iter().map(leads_to_it).collect::<Vec<_>>();
+        let trusted = ders.iter().zip(vouched).filter(|(_, vouched)| *vouched).map(|(der, _)| der.clone()).collect();
+        Some(Self { hash, trusted })
+    }
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Looks at each certificate once: a bundle may be anybody's.
 fn root_of<'a>(
-    of: &X509Certificate<'a>,
+    first: &X509Certificate<'a>,
     others: &'a [X509Certificate<'a>],
     now: Timestamp,
-    depth: usize,
 ) -> Option<&'a X509Certificate<'a>> {
-    let deeper = depth.checked_sub(1)?;
-    if !is_valid_at(of, now) {
+    if !is_valid_at(first, now) {
         return None;
     }
-    if let Some(root) = others.iter().find(|other| is_root(other) && other.as_raw() == of.as_raw()) {
+    if let Some(root) = others.iter().find(|other| is_root(other) && other.as_raw() == first.as_raw()) {
         return Some(root);
     }
-    let signers: Vec<_> = others.iter().filter(|other| is_valid_at(other, now) && signed(of, other)).collect();
-    let root = signers.iter().copied().find(|signer| is_root(signer));
-    root.or_else(|| signers.iter().find_map(|signer| root_of(signer, others, now, deeper)))
+    let mut left: Vec<_> = others.iter().filter(|other| is_valid_at(other, now)).collect();
+    let mut signed_ones = vec![first];
+    while let Some(of) = signed_ones.pop() {
+        let signers: Vec<_> = left.extract_if(.., |other| signed(of, other)).collect();
+        if let Some(root) = signers.iter().copied().find(|signer| is_root(signer)) {
+            return Some(root);
+        }
+        signed_ones.extend(signers);
+    }
+    None
 }
 
 fn is_valid_at(certificate: &X509Certificate<'_>, now: Timestamp) -> bool {
@@ -92,8 +116,12 @@ mod tests {
         Ca { pem: made.pem(), der: made.der().to_vec(), issuer: Issuer::new(params, key) }
     }
 
+    fn hash(bundle: &[u8], now: Timestamp) -> Option<String> {
+        Bundle::read(bundle, now).map(|bundle| bundle.hash)
+    }
+
     fn sha(bytes: &[u8]) -> Option<String> {
-        Some(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+        Some(hex(&Sha256::digest(bytes)))
     }
 
     fn now() -> Timestamp {
@@ -126,5 +154,26 @@ mod tests {
         let late: Timestamp = "9000-01-01T00:00:00Z".parse().unwrap();
         let whole = format!("{}{}{}", server.pem, middle.pem, root.pem);
         assert_eq!(hash(whole.as_bytes(), late), sha(whole.as_bytes()), "an expired root is none");
+    }
+
+    #[test]
+    fn what_does_not_come_from_the_root_is_not_trusted_with_it() {
+        let root = ca("root", None);
+        let (server, foreign) = (ca("k3s-server-ca", Some(&root)), ca("root", None));
+        let bundle: String = [&server, &foreign, &root].iter().map(|ca| ca.pem.as_str()).collect();
+        let read = Bundle::read(bundle.as_bytes(), now()).unwrap();
+        assert_eq!(Some(read.hash), sha(&root.der));
+        let trusted: Vec<&[u8]> = read.trusted.iter().map(|der| &der[..]).collect();
+        assert_eq!(trusted, [&server.der[..], &root.der[..]]);
+        let single = Bundle::read(server.pem.as_bytes(), now()).unwrap();
+        assert_eq!(single.trusted.len(), 1);
+    }
+
+    #[test]
+    fn any_bundle_has_a_hash_or_none() {
+        let root = ca("root", None);
+        let server = ca("k3s-server-ca", Some(&root));
+        let seeds = [root.pem.clone(), format!("{}{}", server.pem, root.pem)].map(String::into_bytes);
+        fuzz::each_of("cacerts", &seeds, |bytes| drop(hash(bytes, now())));
     }
 }

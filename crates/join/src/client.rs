@@ -10,7 +10,7 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
@@ -89,9 +89,9 @@ impl Client {
     }
 
     /// Believes a server whose certificate comes from one of the CAs.
-    pub fn trusting(address: Address, cas: &[u8]) -> Result<Self> {
+    pub fn trusting(address: Address, cas: Vec<CertificateDer<'static>>) -> Result<Self> {
         let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(cas).flatten());
+        roots.add_parsable_certificates(cas);
         let provider = Arc::new(ring::default_provider());
         let config = builder(&provider)?.with_root_certificates(roots).with_no_client_auth();
         Ok(Self { address, tls: TlsConnector::from(Arc::new(config)), trusts_anybody: false })

@@ -9,7 +9,8 @@ use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use serde::{Deserialize, Deserializer};
 
 use crate::{
-    JoinError, Result, Secret, Token, ca,
+    JoinError, Result, Secret, Token,
+    ca::Bundle,
     client::{Address, Client, Question},
     password::NodePassword,
 };
@@ -91,7 +92,7 @@ impl Server {
     /// Only after this, which checks the server's CA against the token's, does anything secret go there.
     pub async fn believe(address: Address, token: &Token, skip_ca_hash: bool, now: Timestamp) -> Result<Self> {
         let cas = asked(&Client::trusting_anybody(address.clone())?, &Question::get(CACERTS)).await?;
-        let found = ca::hash(&cas, now)
+        let Bundle { hash: found, trusted } = Bundle::read(&cas, now)
             .ok_or_else(|| JoinError::Answer { path: CACERTS, detail: "there is no certificate in it".to_owned() })?;
         match &token.ca_hash {
             Some(expected) if *expected != found => {
@@ -100,7 +101,7 @@ impl Server {
             None if !skip_ca_hash => return Err(JoinError::NoCaHash { found }),
             Some(_) | None => {}
         }
-        let client = Client::trusting(address.clone(), &cas)?;
+        let client = Client::trusting(address.clone(), trusted)?;
         Ok(Self { address, client, authorization: token.authorization() })
     }
 
@@ -259,5 +260,15 @@ mod tests {
     fn a_refusal_is_told_in_the_servers_words() {
         assert_eq!(said(br#"{"kind":"Status","message":"core not ready"}"#), "core not ready");
         assert_eq!(said(b"404 page not found\n"), "404 page not found");
+    }
+
+    #[test]
+    fn any_answer_is_a_certificate_or_refused() {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::default().self_signed(&key).unwrap().pem();
+        let seeds = [certificate.clone() + &key.serialize_pem(), certificate].map(String::into_bytes);
+        fuzz::each_of("issued", &seeds, |bytes| drop(issued(CLIENT, bytes, &key)));
+        let config = br#"{"ClusterDNSs":["10.43.0.10"],"ClusterDNS":null,"HTTPSPort":6443}"#.to_vec();
+        fuzz::each_of("k3s-config", &[config], |bytes| drop(serde_json::from_slice::<ServerConfig>(bytes)));
     }
 }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tempfile::TempDir;
 use testing::{Ca, FakeK3s};
 
-use crate::{JoinError, Joined, Result, Token, Wanted, ca, files::Paths, join};
+use crate::{JoinError, Joined, Result, Token, Wanted, ca::Bundle, files::Paths, join};
 
 const NOW: &str = "2026-06-01T00:00:00Z";
 
@@ -28,7 +28,7 @@ impl World {
 
     fn token(&self) -> String {
         let state = self.k3s.state();
-        let hash = ca::hash(state.server_ca.certificate.as_bytes(), NOW.parse().unwrap()).unwrap();
+        let hash = Bundle::read(state.server_ca.certificate.as_bytes(), NOW.parse().unwrap()).unwrap().hash;
         format!("K10{hash}::server:{}", state.password)
     }
 

@@ -135,4 +135,12 @@ mod tests {
         let sampled = (0..4000).filter(|_| Context::first(250_000).sampled).count();
         assert!((800..1200).contains(&sampled), "{sampled}");
     }
+
+    #[test]
+    fn any_header_is_a_context_or_none() {
+        fuzz::each_of("traceparent", &[HEADER.as_bytes().to_vec()], |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            assert!(Context::from_traceparent(&text).is_none_or(|context| context.trace != 0));
+        });
+    }
 }
