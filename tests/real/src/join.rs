@@ -83,8 +83,14 @@ fn runs_on_a_join(w: &mut World) -> Result<()> {
 
     let client = node_dir.join("k3s/agent/client-kubelet.pem");
     let old = fs::read(&client)?;
+    let reloads = || -> Result<usize> {
+        let log = fs::read_to_string(w.node().daemons.log("kubelet"))?;
+        Ok(log.matches("API client reloaded").count())
+    };
+    let reloaded = reloads()?;
     join()?;
     expect(fs::read(&client)? != old, "a second join renews")?;
+    wait::until("the running agent takes the new certificate", wait::LONG, || Ok(reloads()? > reloaded))?;
     w.delete_pods(&["joined"])
 }
 
