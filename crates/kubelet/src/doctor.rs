@@ -1,7 +1,9 @@
 //! `kubelet doctor [FLAGS]`: looks at the machine with the flags and the configuration that the agent would have, says
 //! what it finds, and what to do about it. It changes nothing, and runs beside an agent as well as before the first one.
+//! With `--runtime` it tries the container runtime instead.
 
 mod cluster;
+mod conformance;
 mod machine;
 mod runtime;
 
@@ -57,10 +59,11 @@ impl fmt::Display for Finding {
 
 /// Prints the findings; false where one of them would stop the node. `args`: what follows `doctor`.
 pub fn run(args: &[String], clock: Clock) -> anyhow::Result<bool> {
-    let options = match options::read(args) {
+    let arguments = conformance::Arguments::read(args);
+    let options = match options::read(&arguments.agent) {
         Ok(Request::Run(options)) => options,
         Ok(Request::Print { .. }) => {
-            println!("usage: kubelet doctor [the flags that the agent is started with]");
+            println!("usage: kubelet doctor [--runtime [--image IMAGE]] [the flags that the agent is started with]");
             return Ok(true);
         }
         Err(error) => {
@@ -69,6 +72,10 @@ pub fn run(args: &[String], clock: Clock) -> anyhow::Result<bool> {
             return Ok(false);
         }
     };
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if arguments.runtime {
+        return executor.block_on(conformance::run(&options, arguments.image.as_deref()));
+    }
     let mut worst = Verdict::Good;
     let mut tell = |findings: Vec<Finding>| {
         for finding in findings {
@@ -78,7 +85,6 @@ pub fn run(args: &[String], clock: Clock) -> anyhow::Result<bool> {
     };
     tell(vec![configuration(&options)]);
     tell(machine::findings(&options, clock));
-    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     executor.block_on(async {
         tell(runtime::findings(&options).await);
         tell(cluster::findings(&options, clock).await);

@@ -12,6 +12,7 @@ mod node_sockets;
 mod pods;
 mod refusals;
 mod requests;
+mod runtime_check;
 mod series;
 mod shutdown;
 mod static_pods;
@@ -38,6 +39,8 @@ fn groups() -> Vec<Group> {
         churn::group(),
         pods::old_runtime_group(),
         join::group(),
+        runtime_check::group(),
+        runtime_check::old_runtime_group(),
         idle::group(),
         suite::group(),
     ]

@@ -1,0 +1,145 @@
+//! Calls that are about no pod: the runtime itself, and its images.
+
+use cri::{CgroupDriver, Cri, Image, PullRequest};
+use pod::{PodKey, PodUid};
+
+use super::{
+    calls,
+    pods::OWN,
+    report::{Checked, Report, unexpected},
+};
+
+/// Tries of images until one has a shell.
+const CANDIDATES: usize = 10;
+/// Parts of the names of images that have one, most likely first.
+const WITH_SHELL: [&str; 6] = ["busybox", "alpine", "agnhost", "toybox", "debian", "ubuntu"];
+
+/// False where nothing else can be tried.
+pub(super) async fn runtime(cri: &Cri, report: &mut Report) -> bool {
+    let version = cri.version().await.map_err(Into::into);
+    let text = |v: cri::Version| format!("{} {}, CRI {}", v.runtime_name, v.runtime_version, v.runtime_api_version);
+    if !report.add(calls::VERSION, version.map(text)) {
+        return false;
+    }
+    report.add(calls::STATUS, status(cri).await);
+    // With no CIDR it changes nothing.
+    report.add(calls::UPDATE_RUNTIME_CONFIG, cri.update_runtime_config("").await.map(|()| "").map_err(Into::into));
+    report.add(calls::IMAGE_FS_INFO, image_filesystems(cri).await);
+    true
+}
+
+async fn status(cri: &Cri) -> Checked {
+    let status = cri.status().await?;
+    for (name, condition) in [("runtime", &status.runtime), ("network", &status.network)] {
+        if !condition.ready {
+            return unexpected(format!("{name} not ready: {} {}", condition.reason, condition.message));
+        }
+    }
+    let names: Vec<&str> =
+        status.handlers.iter().map(|h| if h.name.is_empty() { "default" } else { &h.name }).collect();
+    Ok(format!("runtime and network are ready; runtime handlers told: {}", names.join(", ")))
+}
+
+/// The driver that counts: the runtime's, or `configured` where it does not tell.
+pub(super) async fn cgroup_driver(cri: &Cri, configured: &str, report: &mut Report) -> CgroupDriver {
+    let told = cri.runtime_config().await;
+    let driver = match &told {
+        Ok(driver) => *driver,
+        Err(_) if configured == "systemd" => CgroupDriver::Systemd,
+        Err(_) => CgroupDriver::Cgroupfs,
+    };
+    let text =
+        |d: CgroupDriver| format!("cgroup driver {}", if d == CgroupDriver::Systemd { "systemd" } else { "cgroupfs" });
+    report.add(calls::RUNTIME_CONFIG, told.map(text).map_err(Into::into));
+    driver
+}
+
+async fn image_filesystems(cri: &Cri) -> Checked {
+    let found = cri.image_fs_info().await?;
+    match found.images.first() {
+        Some(images) if !images.mountpoint.is_empty() => Ok(format!("images are in {}", images.mountpoint)),
+        _ => unexpected("no image filesystem told"),
+    }
+}
+
+/// What the pods may run, best first: the image asked for, which is pulled if need be, or else what is here.
+pub(super) async fn images(cri: &Cri, asked: Option<&str>, report: &mut Report) -> Vec<Image> {
+    let listed = match cri.list_images().await {
+        Ok(listed) => listed,
+        Err(error) => {
+            report.add(calls::LIST_IMAGES, Err::<&str, _>(error.into()));
+            return Vec::new();
+        }
+    };
+    report.add(calls::LIST_IMAGES, Ok(format!("{} images", listed.len())));
+    let candidates = match asked {
+        Some(name) => Vec::from_iter(present(cri, name, report).await),
+        None => {
+            report.not_tried(calls::PULL_IMAGE, "no --image was given");
+            likely_first(listed)
+        }
+    };
+    if let Some(first) = candidates.first() {
+        report.add(calls::IMAGE_STATUS, image_status(cri, first).await);
+    }
+    candidates
+}
+
+async fn image_status(cri: &Cri, known: &Image) -> Checked {
+    if cri.image_status(&format!("{OWN}.invalid/nothing:1")).await?.is_some() {
+        return unexpected("an image that does not exist has a status");
+    }
+    match cri.image_status(&known.id).await? {
+        Some(found) if found.id == known.id => Ok(format!("{} as {}", name(known), short(&found.id))),
+        _ => unexpected(format!("{} is listed and has no status", name(known))),
+    }
+}
+
+async fn present(cri: &Cri, image: &str, report: &mut Report) -> Option<Image> {
+    if let Ok(Some(found)) = cri.image_status(image).await {
+        report.not_tried(calls::PULL_IMAGE, "the image is here already");
+        return Some(found);
+    }
+    let (uid, key) = (PodUid::new(format!("{OWN}-pull")), PodKey::new(OWN, "pull"));
+    let annotations = Default::default();
+    let request = PullRequest { image, credentials: None, uid: &uid, key: &key, annotations, runtime_handler: "" };
+    let pulled = cri.pull_image(request).await;
+    report.add(calls::PULL_IMAGE, pulled.map(|id| format!("{image} as {}", short(&id))).map_err(Into::into));
+    cri.image_status(image).await.ok().flatten()
+}
+
+/// Images without a name are layers of others, or on their way out.
+fn likely_first(mut images: Vec<Image>) -> Vec<Image> {
+    let rank = |image: &Image| WITH_SHELL.iter().position(|part| name(image).contains(part)).unwrap_or(usize::MAX);
+    images.retain(|image| !image.repo_tags.is_empty());
+    images.sort_by_key(|image| (rank(image), image.size_bytes));
+    images.truncate(CANDIDATES);
+    images
+}
+
+pub(super) fn name(image: &Image) -> &str {
+    image.repo_tags.first().map_or(&image.id, String::as_str)
+}
+
+fn short(id: &str) -> &str {
+    id.get(..19).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_that_are_known_to_have_a_shell_come_first_and_then_small_ones() {
+        let image = |tag: &str, size_bytes| Image {
+            id: format!("sha256:{tag}"),
+            repo_tags: vec![tag.to_owned()],
+            size_bytes,
+            ..Image::default()
+        };
+        let nameless = Image { id: "sha256:0".into(), ..Image::default() };
+        let all = vec![image("big:1", 900), nameless, image("pause:3", 1), image("x/busybox:1", 500)];
+        let names: Vec<String> = likely_first(all).iter().map(|i| name(i).to_owned()).collect();
+        assert_eq!(names, ["x/busybox:1", "pause:3", "big:1"]);
+    }
+}
