@@ -101,4 +101,13 @@ mod tests {
             ["cpuManagerPolicy=static", "featureGates[ContainerStopSignals]=true", "--runtime-cgroups=/x"]
         );
     }
+
+    /// What kind and kubeadm write for it is in testdata/kind.
+    #[test]
+    fn a_node_of_kind_asks_for_nothing_that_is_not_there_but_the_runtimes_cgroup() {
+        let config = concat!("--config=", env!("CARGO_MANIFEST_DIR"), "/testdata/kind/config.yaml");
+        let flags = include_str!("../testdata/kind/flags").lines();
+        let flags: Vec<&str> = flags.map(|f| if f.starts_with("--config=") { config } else { f }).collect();
+        assert_eq!(warned(&flags), ["--runtime-cgroups=/system.slice/containerd.service"]);
+    }
 }

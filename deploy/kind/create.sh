@@ -1,0 +1,12 @@
+#!/bin/sh
+# Makes a kind cluster whose nodes run ferrolet: create.sh KUBELET NODE_IMAGE [arguments of "kind create cluster"].
+# KUBELET is a static binary (`make packages`), NODE_IMAGE a node image of kind for the Kubernetes that it stands in for.
+set -eu
+kubelet=$1 node_image=$2
+shift 2
+here=$(cd "$(dirname "$0")" && pwd)
+context=$(mktemp -d)
+trap 'rm -rf "$context"' EXIT
+install -m 755 "$kubelet" "$context/kubelet"
+docker build --build-arg "NODE_IMAGE=$node_image" --tag ferrolet/kind-node --file "$here/Dockerfile" "$context"
+kind create cluster --image ferrolet/kind-node "$@"
