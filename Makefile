@@ -11,7 +11,7 @@ $(if $(filter cluster standalone,$(MODE)),,$(error MODE is cluster or standalone
 # `full`, `short` (a few minutes, fails where ferrolet is not well ahead), or any arguments of tests/bench.
 BENCH ?= full
 
-.PHONY: doctor build install demo demo-down test test-unit test-real test-vm test-differential test-bench bench lint fmt
+.PHONY: doctor build install packages demo demo-down test test-unit test-real test-vm test-differential test-bench bench lint fmt
 # Two cargos at once only wait for each other, and the doctor comes first.
 .NOTPARALLEL:
 
@@ -24,6 +24,17 @@ build:
 
 install: build
 	install -D -m 755 $(KUBELET) $(DESTDIR)/usr/bin/kubelet
+
+# Static binaries for both architectures, and Debian packages of them in dist/. Needs `rustup target add` of both
+# targets and Debian's musl-tools, gcc-aarch64-linux-gnu and dpkg-dev.
+packages: export CC_x86_64_unknown_linux_musl = musl-gcc
+packages: export CC_aarch64_unknown_linux_musl = aarch64-linux-gnu-gcc
+packages: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER = aarch64-linux-gnu-gcc
+packages:
+	cargo build --release -p kubelet --target x86_64-unknown-linux-musl
+	cargo build --release -p kubelet --target aarch64-unknown-linux-musl
+	deploy/package.sh $(CARGO_TARGET_DIR)/x86_64-unknown-linux-musl/release/kubelet amd64 $(CURDIR)/dist
+	deploy/package.sh $(CARGO_TARGET_DIR)/aarch64-unknown-linux-musl/release/kubelet arm64 $(CURDIR)/dist
 
 demo: doctor build
 	cargo run -q -p bed -- demo $(MODE) $(KUBELET)
