@@ -30,3 +30,9 @@ pub(crate) static HTTP_FALLBACKS: LazyLock<IntCounter> = LazyLock::new(|| {
     let help = "The number of times lifecycle handlers successfully fell back to http from https.";
     metrics::counter("kubelet_lifecycle_handler_http_fallbacks_total", help)
 });
+
+/// So that these are shown before there is anything to count.
+pub(crate) fn show() {
+    LazyLock::force(&STARTED_PODS);
+    LazyLock::force(&STARTED_PODS_ERRORS);
+}

@@ -60,6 +60,7 @@ pub(crate) struct Shared {
 
 impl Runtime {
     pub fn new(parts: RuntimeParts, config: RuntimeConfig) -> Self {
+        counters::show();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let sandboxes = Gate::for_cores(cores);
         let (userns, starts) = (Mutex::new(()), Arc::default());

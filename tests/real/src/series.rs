@@ -75,7 +75,7 @@ const LEFT_OUT: [(&str, &[&str]); 3] = [
             "rest_client_exec_plugin_",
             "rest_client_transport_",
             "workqueue_",
-            // Parts that this agent does not have: docs/SUPPORT.md names them.
+            // Parts that this agent does not have, and what docs/SUPPORT.md says is not counted.
             "dra_",
             "kubelet_cpu_manager_",
             "kubelet_memory_manager_",
@@ -100,13 +100,13 @@ const LEFT_OUT: [(&str, &[&str]); 3] = [
             "kubelet_node_startup_",
             "kubelet_first_network_pod_",
             "kubelet_restarted_pods_",
-            // Shown once there is something to count.
             "kubelet_image_volume_",
             "kubelet_imagemanager_",
-            "kubelet_lifecycle_handler_",
-            "kubelet_pod_in_progress_resizes",
             "kubelet_sleep_action_",
             "kubelet_started_user_namespaced_",
+            // Shown once there is something to count.
+            "kubelet_lifecycle_handler_",
+            "kubelet_pod_in_progress_resizes",
         ],
     ),
     // Memory of a kind that no longer is made; upstream shows zeros.

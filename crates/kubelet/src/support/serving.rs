@@ -15,7 +15,12 @@ pub const ENDPOINTS: &[(&str, Support)] = &[
     ("GET, POST /portForward/{ns}/{pod}[/{uid}]", Works),
     ("POST /run/{ns}/{pod}[/{uid}]/{ctr}", Works),
     ("GET /configz", Works),
-    ("GET /metrics", Works),
+    (
+        "GET /metrics",
+        Partly(
+            "no series of the Go runtime and of libraries for API servers, of parts that are not there (managers of CPU, memory and topology, DRA, plugins), of volume operations, worker rounds, image volumes, sleep hooks, user namespaces, pull records, node startup",
+        ),
+    ),
     ("GET /metrics/cadvisor", Works),
     ("GET /metrics/resource", Works),
     ("GET /metrics/probes", Works),

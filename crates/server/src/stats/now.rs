@@ -56,17 +56,17 @@ fn build_info(text: &mut Text, version: &str) {
     let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
     let platform = format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" });
     let labels = [
-        "major",
-        "minor",
-        "git_version",
+        "build_date",
+        "compiler",
         "git_commit",
         "git_tree_state",
-        "build_date",
+        "git_version",
         "go_version",
-        "compiler",
+        "major",
+        "minor",
         "platform",
     ];
-    let values = [major, minor, version, "", "", "", "", "rustc", platform.as_str()];
+    let values = ["", "rustc", "", "", version, "", major, minor, platform.as_str()];
     let help = "A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.";
     text.family("kubernetes_build_info", "gauge", help, labels, [point(values, 1)]);
 }
@@ -95,9 +95,9 @@ fn pods(text: &mut Text, rows: &[PodRow]) {
             working.insert((lifecycle, flag(fixed)), count(&same));
         }
     }
-    let points = working.iter().map(|((lifecycle, fixed), pods)| point([*lifecycle, "desired", *fixed], *pods));
+    let desired = working.iter().map(|((lifecycle, fixed), pods)| point(["desired", *lifecycle, *fixed], *pods));
     let help = "Number of pods the kubelet is actually running, broken down by lifecycle phase, whether the pod is desired, orphaned, or runtime only (also orphaned), and whether the pod is static. An orphaned pod has been removed from local configuration or force deleted in the API and consumes resources that are not otherwise visible.";
-    text.family("kubelet_working_pods", "gauge", help, ["lifecycle", "config", "static"], points);
+    text.family("kubelet_working_pods", "gauge", help, ["config", "lifecycle", "static"], desired);
 
     let ephemeral = |row: &PodRow| row.desired.spec().ephemeral_containers.as_ref().map_or(0, Vec::len);
     let help = "Current number of ephemeral containers in pods managed by this kubelet.";
