@@ -205,7 +205,7 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
         tasks.spawn(watchdog::run(interval, health_of(&pleg)));
     }
 
-    metrics::pods::show();
+    metrics::show();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!("the agent is up");
     tokio::select! {

@@ -25,6 +25,14 @@ pub mod status;
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
 
+/// Registers what has no labels, so that it is shown before there is anything to count.
+pub fn show() {
+    pleg::show();
+    pods::show();
+    resizes::show();
+    LazyLock::force(&status::SYNC_DURATION);
+}
+
 /// All series in the Prometheus text format.
 pub fn gather() -> String {
     let mut text = String::new();

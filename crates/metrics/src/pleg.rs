@@ -43,3 +43,13 @@ pub static STREAM_ERRORS: LazyLock<IntCounter> = LazyLock::new(|| {
         "The number of errors encountered during the establishment of streaming connection with the CRI runtime.",
     )
 });
+
+pub(crate) fn show() {
+    for duration in [&RELIST_DURATION, &RELIST_INTERVAL, &POD_RELIST_DURATION] {
+        LazyLock::force(duration);
+    }
+    for count in [&DISCARD_EVENTS, &STREAM_OPENED, &STREAM_ERRORS] {
+        LazyLock::force(count);
+    }
+    LazyLock::force(&LAST_SEEN);
+}

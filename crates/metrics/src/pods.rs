@@ -24,8 +24,7 @@ static ORPHANED: LazyLock<IntCounter> = LazyLock::new(|| {
     counter("kubelet_orphaned_runtime_pods_total", help)
 });
 
-/// So that all are shown from the start.
-pub fn show() {
+pub(crate) fn show() {
     LazyLock::force(&START);
     LazyLock::force(&CONTAINERS);
     LazyLock::force(&ORPHANED);

@@ -23,6 +23,10 @@ static INFEASIBLE: LazyLock<IntCounterVec> = LazyLock::new(|| {
 static IN_PROGRESS: LazyLock<IntGauge> =
     LazyLock::new(|| int_gauge("kubelet_pod_in_progress_resizes", "Number of in-progress resizes for pods."));
 
+pub(crate) fn show() {
+    LazyLock::force(&IN_PROGRESS);
+}
+
 static DEFERRED_ACCEPTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let help = "Cumulative number of resizes that were accepted after being deferred.";
     counters("kubelet_pod_deferred_accepted_resizes_total", help, &["retry_trigger"])

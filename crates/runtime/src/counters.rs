@@ -35,4 +35,5 @@ pub(crate) static HTTP_FALLBACKS: LazyLock<IntCounter> = LazyLock::new(|| {
 pub(crate) fn show() {
     LazyLock::force(&STARTED_PODS);
     LazyLock::force(&STARTED_PODS_ERRORS);
+    LazyLock::force(&HTTP_FALLBACKS);
 }

@@ -91,8 +91,7 @@ const LEFT_OUT: [(&str, &[&str]); 3] = [
             // Ways of working that this agent does not have: worker rounds that block, a second source of events,
             // statistics by a provider, a background measurement of volumes.
             "kubelet_pod_worker_",
-            "kubelet_evented_pleg_",
-            "kubelet_pleg_discard_events",
+            "kubelet_evented_pleg_connection_latency_",
             "kubelet_metrics_provider",
             "kubelet_volume_metric_collection_",
             "kubelet_container_log_filesystem_",
@@ -104,9 +103,6 @@ const LEFT_OUT: [(&str, &[&str]); 3] = [
             "kubelet_imagemanager_",
             "kubelet_sleep_action_",
             "kubelet_started_user_namespaced_",
-            // Shown once there is something to count.
-            "kubelet_lifecycle_handler_",
-            "kubelet_pod_in_progress_resizes",
         ],
     ),
     // Memory of a kind that no longer is made; upstream shows zeros.
