@@ -24,8 +24,9 @@ pub const LAST_WORDS: &str = "cut -d' ' -f1 /proc/uptime";
 pub const NAMESPACE: &str = "default";
 /// Requests of ours at the API server at once.
 pub const HANDS: usize = 8;
-/// Caches fill and first reports go out before a span of quiet begins.
-pub const SETTLE: Duration = Duration::from_secs(15);
+/// Caches fill, first reports go out, and threads that had work end (they would take their counts with them) before a
+/// span of quiet begins.
+pub const SETTLE: Duration = Duration::from_secs(20);
 /// After the start of the agent: its catching up counts as part of the restart.
 const RESTART_WATCHED: Duration = Duration::from_secs(10);
 
