@@ -37,6 +37,11 @@ pub fn differences(upstream: &Value, ferrolet: &Value) -> Vec<Difference> {
     unequal.map(|(path, [upstream, ferrolet])| Difference { path, upstream, ferrolet }).collect()
 }
 
+/// Those of `first` whose field differs in `second` too, and the others.
+pub fn repeated(first: Vec<Difference>, second: &[Difference]) -> (Vec<Difference>, Vec<Difference>) {
+    first.into_iter().partition(|difference| second.iter().any(|other| other.path == difference.path))
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -112,6 +117,15 @@ mod tests {
         let found = differences(&json!({"a": 1, "b": {"c": 2}}), &json!({"a": 1}));
         let only = Difference { path: "b.c".into(), upstream: Some("2".into()), ferrolet: None };
         assert_eq!(found, [only]);
+    }
+
+    #[test]
+    fn a_difference_that_does_not_come_again_is_told_apart() {
+        let first = differences(&json!({"a": 1, "b": 2}), &json!({"a": 2, "b": 3}));
+        let second = differences(&json!({"a": 1, "c": 2}), &json!({"a": 3, "c": 3}));
+        let (stay, once) = repeated(first, &second);
+        assert_eq!((stay[0].path.as_str(), stay.len()), ("a", 1));
+        assert_eq!((once[0].path.as_str(), once.len()), ("b", 1));
     }
 
     #[test]
