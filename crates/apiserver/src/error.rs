@@ -80,8 +80,9 @@ impl ApiError {
         self.refusal().map_or("", |r| r.reason.as_str())
     }
 
+    /// The API server knows that there is no such object. A proxy's 404 says nothing of the kind.
     pub fn is_not_found(&self) -> bool {
-        self.code() == 404
+        self.code() == 404 && self.reason() == "NotFound"
     }
     /// The object changed meanwhile, or it is another one of the same name (a UID that doesn't fit).
     pub fn is_conflict(&self) -> bool {

@@ -11,9 +11,6 @@ use pod::DesiredPod;
 
 use crate::limits::{Usage, on_disk};
 
-/// Inodes looked at in one tree.
-const MOST_INODES: u64 = 2_000_000;
-
 /// `layers`: of its containers, as the runtime tells.
 pub fn usage(root: &RootDir, pod: &DesiredPod, layers: Vec<WritableLayer>) -> Usage {
     let mut usage = Usage::default();
@@ -40,9 +37,12 @@ pub fn usage(root: &RootDir, pod: &DesiredPod, layers: Vec<WritableLayer>) -> Us
     usage
 }
 
+/// More than any limit: no pod escapes its limits by a tree that can't be walked to the end.
+const BEYOND: u64 = 1 << 50;
+
 /// Nothing, where there is nothing (yet).
 fn size(path: &Path) -> u64 {
-    dir_usage(path, MOST_INODES).map_or(0, |usage| usage.bytes)
+    dir_usage(path, u64::MAX).map_or(0, |usage| if usage.partial { BEYOND } else { usage.bytes })
 }
 
 fn on_main_filesystem(root: &RootDir, mountpoint: &str) -> bool {
@@ -58,6 +58,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_tree_that_cannot_be_walked_is_beyond_any_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = host::Dir::open(dir.path()).unwrap();
+        let mut at = top.mkdir(Path::new("d"), 0o700.into()).unwrap();
+        for _ in 0..600 {
+            at = at.mkdir(Path::new("d"), 0o700.into()).unwrap();
+        }
+        assert_eq!(size(dir.path()), BEYOND);
+        top.remove_all(Path::new("d")).unwrap();
+    }
 
     #[test]
     fn logs_layers_and_volumes_add_up() {

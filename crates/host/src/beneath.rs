@@ -29,6 +29,8 @@ use crate::error::{During, HostError};
 const RACE_RETRIES: usize = 128;
 /// Directories that `remove_all` holds open at once; what lies deeper is moved up first.
 const REMOVE_DEPTH: usize = 64;
+/// Names that it holds of each of them.
+const REMOVE_BATCH: usize = 1024;
 
 const STRICT: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
@@ -45,6 +47,40 @@ pub struct Dir {
 pub struct Entry {
     pub name: OsString,
     pub file_type: FileType,
+}
+
+/// What `Dir::names` reads from.
+#[derive(Debug)]
+pub struct Names {
+    read: rustix::fs::Dir,
+    path: PathBuf,
+}
+
+impl Iterator for Names {
+    type Item = Result<Entry, HostError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let item = match self.read.read()? {
+                Ok(item) => item,
+                Err(e) => return Some(Err(e).during("list", &self.path)),
+            };
+            let name = OsStr::from_bytes(item.file_name().to_bytes());
+            if name == "." || name == ".." {
+                continue;
+            }
+            let stat = || self.read.fd().and_then(|fd| statat(fd, name, AtFlags::SYMLINK_NOFOLLOW));
+            let file_type = match item.file_type() {
+                FileType::Unknown => match stat() {
+                    Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                    Err(Errno::NOENT) => continue,
+                    Err(e) => return Some(Err(e).during("stat", self.path.join(name))),
+                },
+                known => known,
+            };
+            return Some(Ok(Entry { name: name.to_owned(), file_type }));
+        }
+    }
 }
 
 impl AsFd for Dir {
@@ -225,26 +261,16 @@ impl Dir {
         fchmod(&self.fd, mode).during("set the mode of", &self.path)
     }
 
-    /// The names in this directory, without `.` and `..`.
+    /// The names in this directory, without `.` and `..`. For directories that we fill ourselves; one that others may
+    /// fill without end is read by `names`.
     pub fn entries(&self) -> Result<Vec<Entry>, HostError> {
-        let mut entries = Vec::new();
-        for item in rustix::fs::Dir::read_from(&self.fd).during("list", &self.path)? {
-            let item = item.during("list", &self.path)?;
-            let name = OsStr::from_bytes(item.file_name().to_bytes());
-            if name == "." || name == ".." {
-                continue;
-            }
-            let file_type = match item.file_type() {
-                FileType::Unknown => match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-                    Err(Errno::NOENT) => continue,
-                    Err(e) => return Err(e).during("stat", self.path.join(name)),
-                },
-                known => known,
-            };
-            entries.push(Entry { name: name.to_owned(), file_type });
-        }
-        Ok(entries)
+        self.names()?.collect()
+    }
+
+    /// Like `entries`, one at a time, by a descriptor of its own.
+    pub fn names(&self) -> Result<Names, HostError> {
+        let read = rustix::fs::Dir::read_from(&self.fd).during("list", &self.path)?;
+        Ok(Names { read, path: self.path.clone() })
     }
 
     /// Removes a name and all beneath it. Stops with an error at a mount point: what is mounted is not ours to delete.
@@ -261,45 +287,51 @@ impl Dir {
             Err(Errno::NOENT) => return Ok(()),
             Err(e) => return Err(e).during("remove the contents of", &full),
         };
-        top.clear()?;
+        top.clear(&top, 0, &mut 0)?;
         forgive_missing(unlinkat(&parent, name, AtFlags::REMOVEDIR)).during("remove directory", &full)
     }
 
-    /// Removes everything in this directory.
-    fn clear(&self) -> Result<(), HostError> {
-        let mut moved_up = 0u64;
-        // A pass may move deep directories up into this one; the next pass removes them.
+    /// Removes everything in this directory: a batch of names at a time, until there are none. A pass may move deep
+    /// directories up into `top`; a later one removes them.
+    fn clear(&self, top: &Dir, depth: usize, moved_up: &mut u64) -> Result<(), HostError> {
         loop {
-            let before = moved_up;
-            self.clear_pass(self, 0, &mut moved_up)?;
-            if moved_up == before {
+            let batch: Vec<Entry> = self.names()?.take(REMOVE_BATCH).collect::<Result<_, _>>()?;
+            if batch.is_empty() {
                 return Ok(());
+            }
+            for entry in batch {
+                self.clear_one(&entry, top, depth, moved_up)?;
             }
         }
     }
 
-    fn clear_pass(&self, top: &Dir, depth: usize, moved_up: &mut u64) -> Result<(), HostError> {
-        for entry in self.entries()? {
-            let full = || self.path.join(&entry.name);
-            if entry.file_type != FileType::Directory {
-                forgive_missing(unlinkat(&self.fd, &*entry.name, AtFlags::empty())).during("remove", full())?;
-                continue;
-            }
-            if depth == REMOVE_DEPTH {
-                *moved_up += 1;
-                let refuge = format!(".removing-{}-{moved_up}", std::process::id());
-                renameat(&self.fd, &*entry.name, &top.fd, refuge).during("move up", full())?;
-                continue;
-            }
-            let child = match open_same_mount(&self.fd, &entry.name) {
-                Ok(fd) => Dir { fd, path: full() },
-                Err(Errno::NOENT) => continue,
-                Err(e) => return Err(e).during("remove the contents of", full()),
-            };
-            child.clear_pass(top, depth + 1, moved_up)?;
-            forgive_missing(unlinkat(&self.fd, &*entry.name, AtFlags::REMOVEDIR)).during("remove directory", full())?;
+    fn clear_one(&self, entry: &Entry, top: &Dir, depth: usize, moved_up: &mut u64) -> Result<(), HostError> {
+        let full = || self.path.join(&entry.name);
+        if entry.file_type != FileType::Directory {
+            return forgive_missing(unlinkat(&self.fd, &*entry.name, AtFlags::empty())).during("remove", full());
         }
-        Ok(())
+        if depth == REMOVE_DEPTH {
+            return self.move_up(&entry.name, top, moved_up).during("move up", full());
+        }
+        let child = match open_same_mount(&self.fd, &entry.name) {
+            Ok(fd) => Dir { fd, path: full() },
+            Err(Errno::NOENT) => return Ok(()),
+            Err(e) => return Err(e).during("remove the contents of", full()),
+        };
+        child.clear(top, depth + 1, moved_up)?;
+        forgive_missing(unlinkat(&self.fd, &*entry.name, AtFlags::REMOVEDIR)).during("remove directory", full())
+    }
+
+    fn move_up(&self, name: &OsStr, top: &Dir, moved_up: &mut u64) -> Result<(), Errno> {
+        loop {
+            *moved_up += 1;
+            let refuge = format!(".removing-{}-{moved_up}", std::process::id());
+            match renameat(&self.fd, name, &top.fd, refuge) {
+                // Of a removal that was cut off.
+                Err(Errno::EXIST | Errno::NOTEMPTY) => {}
+                other => return other,
+            }
+        }
     }
 
     /// The directory that holds `rel`'s last name, and that name.

@@ -116,6 +116,17 @@ fn removing_follows_no_link() {
 }
 
 #[test]
+fn a_directory_of_many_names_is_removed_batch_by_batch() {
+    let (_temp, dir) = dir();
+    fs::create_dir(dir.path().join("v")).unwrap();
+    for i in 0..2 * REMOVE_BATCH + 1 {
+        fs::write(dir.path().join(format!("v/{i}")), "").unwrap();
+    }
+    dir.remove_all(Path::new("v")).unwrap();
+    assert_eq!(dir.entries().unwrap(), vec![]);
+}
+
+#[test]
 fn a_tree_deeper_than_any_path_is_removed() {
     let (_temp, dir) = dir();
     let mut at = dir.mkdir(Path::new("v"), Mode::from_raw_mode(0o755)).unwrap();
@@ -124,6 +135,8 @@ fn a_tree_deeper_than_any_path_is_removed() {
         at.path = PathBuf::from("...");
     }
     at.create(Path::new("file"), b"x", Mode::from_raw_mode(0o644)).unwrap();
+    // What a removal that was cut off had moved up.
+    fs::create_dir_all(dir.path().join(format!("v/.removing-{}-1/rest", std::process::id()))).unwrap();
     dir.remove_all(Path::new("v")).unwrap();
     assert_eq!(dir.entries().unwrap(), vec![]);
 }

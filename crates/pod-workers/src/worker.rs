@@ -29,6 +29,7 @@ mod removal;
 mod resize;
 mod spans;
 mod step;
+mod volumes;
 
 use self::resize::Resizer;
 
@@ -55,6 +56,8 @@ pub(crate) struct Worker {
     report: WorkerReport,
     status: Option<Arc<PodStatus>>,
     stage: Stage,
+    /// The pod that its volumes were last made for.
+    volumes_of: DesiredPod,
     /// When the pod was first seen here, fixed once: later jumps of the wall clock do not count.
     active_since: Mono,
     /// A completed pod keeps its dead containers and its directory until it is deleted.
@@ -122,6 +125,7 @@ impl Worker {
             step_told: false,
             parts,
             uid,
+            volumes_of: desired.clone(),
             desired,
             inbox,
             status,
@@ -177,8 +181,6 @@ impl Worker {
         }
         self.awaits_network = false;
         let inbox = self.inbox.borrow_and_update().clone();
-        let (old, new) = (&self.desired.pod.metadata, &inbox.desired.pod.metadata);
-        let relabelled = old.labels != new.labels || old.annotations != new.annotations;
         self.heed_resize(&inbox);
         self.desired = inbox.desired.clone();
         self.turn_to_end(&inbox);
@@ -186,9 +188,7 @@ impl Worker {
         match self.report.life {
             Life::Pending | Life::Syncing => {
                 self.report.life = Life::Syncing;
-                if relabelled {
-                    self.refresh_volumes();
-                }
+                self.keep_volumes_current();
                 self.sync();
             }
             Life::Terminating { .. } => {
@@ -435,6 +435,7 @@ impl Worker {
             return false;
         }
         self.begin_stage();
+        self.volumes_of = self.desired.clone();
         self.tasks.spawn(actions::set_up(self.parts.clone(), self.desired.clone()));
         false
     }
@@ -451,13 +452,6 @@ impl Worker {
             self.report.blocked = Some(blocked);
         }
         true
-    }
-
-    /// Labels and annotations may show in a downward API volume.
-    fn refresh_volumes(&mut self) {
-        if matches!(self.stage, Stage::Ready(_)) {
-            self.tasks.spawn(actions::refresh_volumes(self.parts.clone(), self.desired.clone()));
-        }
     }
 
     fn perform(&mut self, mut plan: Plan, observed: &Arc<ObservedPod>) {

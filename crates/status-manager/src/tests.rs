@@ -58,6 +58,17 @@ impl Bed {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_404_that_is_not_the_api_servers_own_ends_nothing() {
+    let bed = bed(api_pod("u1", json!({})));
+    bed.fake.refuse("PATCH", PATH, 404, "", Some(1)); // a load balancer without a backend
+    bed.set(json!({"phase": "Running"}), false);
+    bed.settle().await;
+    assert_eq!(bed.phase(), "Pending");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bed.phase(), "Running");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_status_is_sent_once_and_an_equal_one_never_again() {
     let bed = bed(api_pod("u1", json!({})));
     bed.set(json!({"phase": "Running"}), false);

@@ -28,5 +28,6 @@ mod volumes;
 pub use container_mounts::MountsFor;
 pub use error::{Cause, VolumeError};
 pub use mounted::{MountedSource, MountedVolume, MountedVolumes};
+pub use prepare::mounts_other_volumes;
 pub use sources::Api;
 pub use volumes::{Volumes, VolumesConfig};

@@ -9,6 +9,8 @@ use rustix::{
     io::Errno,
 };
 
+/// Of the kernel, for one call; beneath a descriptor a tree can be deeper.
+const PATH_MAX: usize = 4096;
 const GROUP_RW: u32 = 0o660;
 const GROUP_RO: u32 = 0o440;
 const GROUP_ENTER: u32 = 0o110;
@@ -42,17 +44,17 @@ impl FsGroup {
         if self.only_on_root_mismatch && self.fits(&volume.stat()?) {
             return Ok(());
         }
-        let mut open = vec![(volume.open_dir(Path::new("."))?, volume.entries()?)];
-        while let Some((dir, entries)) = open.last_mut() {
-            let Some(entry) = entries.pop() else {
+        let mut open = vec![(volume.open_dir(Path::new("."))?, volume.names()?)];
+        while let Some((dir, names)) = open.last_mut() {
+            let Some(entry) = names.next().transpose()? else {
                 self.change(dir.as_fd());
                 open.pop();
                 continue;
             };
             let name = Path::new(&entry.name);
             if entry.file_type == FileType::Directory {
-                match dir.open_dir(name).and_then(|child| Ok((child.entries()?, child))) {
-                    Ok((entries, child)) => open.push((child, entries)),
+                match dir.open_dir(name).and_then(|child| Ok((within_a_path(&child, volume)?.names()?, child))) {
+                    Ok((names, child)) => open.push((child, names)),
                     Err(e) => skip_vanished(e)?,
                 }
                 continue;
@@ -83,6 +85,15 @@ impl FsGroup {
         let mode = Mode::from_raw_mode((before.st_mode & 0o7777) | self.mask(file_type));
         chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), mode)
     }
+}
+
+/// A tree that is deeper than a path can tell would cost a descriptor and a longer path for each level, without end.
+fn within_a_path<'d>(dir: &'d Dir, volume: &Dir) -> Result<&'d Dir, HostError> {
+    if dir.path().as_os_str().len() < PATH_MAX {
+        return Ok(dir);
+    }
+    let (operation, path) = ("give to the fsGroup a tree as deep as there is in", volume.path().to_owned());
+    Err(HostError { operation, path, source: Errno::NAMETOOLONG.into() })
 }
 
 fn skip_vanished(error: HostError) -> Result<(), HostError> {
@@ -148,6 +159,19 @@ mod tests {
         GROUP.apply(&volume).unwrap();
         assert_eq!(seen(&volume, "link").0, 4321);
         assert_eq!(seen(&volume, "../outside"), (fs::metadata(temp.path()).unwrap().gid(), 0o600));
+    }
+
+    #[test]
+    fn a_tree_deeper_than_any_path_is_an_error_that_names_the_volume() {
+        let Some((_temp, volume)) = volume() else { return };
+        let mut at = volume.open_dir(Path::new("d")).unwrap();
+        let name = "x".repeat(250);
+        for _ in 0..20 {
+            at = at.mkdir(Path::new(&name), 0o700.into()).unwrap();
+        }
+        let error = GROUP.apply(&volume).unwrap_err().to_string();
+        assert!(error.contains(&*volume.path().to_string_lossy()) && error.len() < 4096, "{error}");
+        volume.remove_all(Path::new("d")).unwrap();
     }
 
     #[test]

@@ -72,7 +72,12 @@ pub(crate) async fn prepare(root: &RootDir, from: &Sources<'_>, which: Which) ->
     join_all(wanted.map(|volume| step(root, from, volume, used.devices.contains(&volume.name)))).await
 }
 
-#[derive(Debug, Default)]
+/// Whether containers mount volumes now that none mounted before.
+pub fn mounts_other_volumes(before: &DesiredPod, now: &DesiredPod) -> bool {
+    used_volumes(before) != used_volumes(now)
+}
+
+#[derive(Debug, Default, PartialEq)]
 struct Used {
     mounted: HashSet<String>,
     devices: HashSet<String>,

@@ -152,9 +152,15 @@ impl Machine {
     }
     /// The pod as a user's graceful deletion leaves it in the API.
     pub fn deleted(&self, pod: &DesiredPod, grace: i64) -> DesiredPod {
+        self.changed(pod, |object| {
+            object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            object["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
+        })
+    }
+    /// The pod as somebody has changed it in the API.
+    pub fn changed(&self, pod: &DesiredPod, change: impl FnOnce(&mut Value)) -> DesiredPod {
         let mut object = self.object(pod).expect("it exists");
-        object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-        object["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
+        change(&mut object);
         desired(self.api.put(object))
     }
     pub fn phase(&self, pod: &DesiredPod) -> Value {

@@ -5,3 +5,4 @@ mod bed;
 mod life;
 mod resize;
 mod trouble;
+mod volumes;
