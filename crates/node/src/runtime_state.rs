@@ -1,6 +1,6 @@
 //! Task: asks the runtime for its state and publishes it.
 //!
-//! Reads: CRI Status and Version. Writes: `watch` of `RuntimeView`. Wakes on: time, every 5 s once all is well.
+//! Reads: CRI Status and Version. Writes: `watch` of `RuntimeView`. Wakes on: time, every 10 s once all is well.
 
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use host::Clock;
 use pod::Mono;
 use tokio::sync::watch;
 
+/// While all is well; as often as the node's status is looked at.
+const READY_PERIOD: Duration = Duration::from_secs(10);
 const PERIOD: Duration = Duration::from_secs(5);
 /// A start is in a hurry: pods wait for it.
 const START_PERIOD: Duration = Duration::from_millis(200);
@@ -130,9 +132,10 @@ async fn version(cri: &Cri, view: &watch::Sender<RuntimeView>) -> Option<Version
 
 fn pause(ready: bool, since_start: Duration) -> Duration {
     match (ready, since_start) {
+        (true, _) => READY_PERIOD,
         (false, since) if since < START => START_PERIOD,
         (false, since) if since < UNREADY => UNREADY_PERIOD,
-        _ => PERIOD,
+        (false, _) => PERIOD,
     }
 }
 
@@ -197,6 +200,6 @@ mod tests {
         assert_eq!(pause(false, Duration::from_secs(1)), START_PERIOD);
         assert_eq!(pause(false, Duration::from_secs(60)), UNREADY_PERIOD);
         assert_eq!(pause(false, Duration::from_secs(600)), PERIOD);
-        assert_eq!(pause(true, Duration::ZERO), PERIOD);
+        assert_eq!(pause(true, Duration::ZERO), READY_PERIOD);
     }
 }
