@@ -108,7 +108,9 @@ impl Follow {
         let before = self.told.get(&row.desired.uid);
         // Whoever begins to follow is told of every pod that is known, also of those that are over.
         let event = match before {
-            Some(told) if told.deleted => return Ok(()),
+            Some(told) if told.deleted && row.gone => return Ok(()),
+            // A static pod that was put back: its going and its coming may be one wake.
+            Some(told) if told.deleted => EventType::Added,
             Some(_) if row.gone => EventType::Deleted,
             Some(told) if is_told(told, row) => return Ok(()),
             Some(_) => EventType::Modified,

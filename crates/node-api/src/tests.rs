@@ -241,6 +241,26 @@ async fn who_follows_is_told_what_is_there_and_then_what_changes() {
 }
 
 #[tokio::test]
+async fn a_static_pod_that_is_put_back_with_its_uid_is_told_as_a_new_one() {
+    let bed = Bed::start(true);
+    bed.set(vec![row(web(), "Succeeded")]);
+    let mut stream = bed.pods().await.watch_pods(WatchPodsRequest {}).await.unwrap().into_inner();
+    assert_eq!(event(&mut stream).await, told(EventType::Added, "web", "Succeeded"));
+    assert_eq!(event(&mut stream).await, told(EventType::InitialSyncComplete, "", ""));
+    let gone = || PodRow { gone: true, ..row(web(), "Succeeded") };
+    bed.set(vec![gone()]);
+    assert_eq!(event(&mut stream).await, told(EventType::Deleted, "web", ""));
+    bed.set(vec![gone()]);
+    assert_eq!(event(&mut stream).await, None, "told once");
+    // Both before the follower looks again.
+    bed.set(vec![]);
+    bed.set(vec![row(web(), "Pending")]);
+    assert_eq!(event(&mut stream).await, told(EventType::Added, "web", "Pending"));
+    bed.set(vec![row(web(), "Running")]);
+    assert_eq!(event(&mut stream).await, told(EventType::Modified, "web", "Running"));
+}
+
+#[tokio::test]
 async fn requests_are_counted_by_version_and_outcome() {
     let bed = Bed::start(true);
     let mut client = bed.pods().await;
