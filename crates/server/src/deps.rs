@@ -147,7 +147,7 @@ pub struct Limits {
     pub connections: usize,
     /// Requests that are answered at once.
     pub short_requests: usize,
-    /// Exec, attach, port-forward and followed logs.
+    /// Exec, attach, port-forward and logs.
     pub streams: usize,
     /// How long a short request may take.
     pub short_request_time: Duration,

@@ -37,7 +37,7 @@ pub struct Context {
     pub config: ServerConfig,
     pub stats: stats::Stats,
     pub started: pod::Mono,
-    /// Ends upgraded connections and followed logs.
+    /// Ends upgraded connections and logs.
     pub stop: CancellationToken,
     /// Owns the tasks of upgraded connections.
     pub tasks: TaskTracker,

@@ -8,6 +8,7 @@
 
 pub mod authn;
 pub mod authz;
+mod chunk;
 mod debug;
 pub mod deps;
 mod dispatch;

@@ -77,14 +77,8 @@ async fn running(mut observed: watch::Receiver<Arc<ObservedPod>>, id: ContainerI
 }
 
 async fn respond(context: &Arc<Context>, source: Source, options: LogOptions) -> Reply {
-    let slot = if options.follow {
-        match context.streams.clone().try_acquire_owned() {
-            Ok(slot) => Some(slot),
-            Err(_) => return reply::too_many_requests(),
-        }
-    } else {
-        None
-    };
+    // One that is not followed takes as long as its client reads.
+    let Ok(slot) = context.streams.clone().try_acquire_owned() else { return reply::too_many_requests() };
     let log = match source.open(options).await {
         Ok(log) => log,
         Err(error) => return reply::text(StatusCode::BAD_REQUEST, error.chain()),

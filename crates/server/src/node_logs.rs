@@ -7,12 +7,10 @@ use std::{
     ffi::OsStr,
     fmt::Write as _,
     fs::File,
-    io::Read,
     os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
     path::{Component, Path, PathBuf},
 };
 
-use bytes::Bytes;
 use futures::StreamExt as _;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
@@ -24,13 +22,13 @@ use rustix::{
 use tokio::sync::mpsc;
 
 use crate::{
+    chunk,
     dispatch::{Call, Context},
     reply::{self, Reply},
 };
 
 use query::LogQuery;
 
-const CHUNK: usize = 64 * 1024;
 const MOST_LINKS: u32 = 8;
 
 enum Found {
@@ -43,7 +41,7 @@ pub async fn handle(context: &Context, call: Call) -> Reply {
         return reply::text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.\n");
     }
     let mut path = PathBuf::from(call.params.get("path"));
-    match queried(context, &call) {
+    match queried(context, &call).await {
         Ok(None) => {}
         Ok(Some(query)) => match query.file() {
             Some(file) => path = file.to_owned(),
@@ -51,20 +49,18 @@ pub async fn handle(context: &Context, call: Call) -> Reply {
         },
         Err(refusal) => return refusal,
     }
-    let root = context.config.system_logs_dir.clone();
-    let found = tokio::task::spawn_blocking(move || open(&root, &path)).await;
-    match found {
-        Ok(Ok(Found::Directory(names))) => {
+    match look(&context.config.system_logs_dir, path).await {
+        Ok(Found::Directory(names)) => {
             reply::typed(StatusCode::OK, "text/html; charset=utf-8", listing(call.head.uri.path(), &names))
         }
-        Ok(Ok(Found::File { file, length })) => send(file, length),
-        Ok(Err(error)) => refused(error),
-        Err(_) => reply::text(StatusCode::INTERNAL_SERVER_ERROR, "reading the log failed\n"),
+        // At most the length seen at the start: the file may grow meanwhile.
+        Ok(Found::File { file, length }) => stream(context, |out| async move { chunk::send(file, length, &out).await }),
+        Err(error) => refused(error),
     }
 }
 
 /// A node log query; parameters mean nothing where such queries are not enabled.
-fn queried(context: &Context, call: &Call) -> Result<Option<LogQuery>, Reply> {
+async fn queried(context: &Context, call: &Call) -> Result<Option<LogQuery>, Reply> {
     if !context.config.enable_system_log_query {
         return Ok(None);
     }
@@ -76,7 +72,7 @@ fn queried(context: &Context, call: &Call) -> Result<Option<LogQuery>, Reply> {
     }
     query.check().map_err(refused)?;
     if let Some(file) = query.file()
-        && open(&context.config.system_logs_dir, file).is_err()
+        && look(&context.config.system_logs_dir, file.to_owned()).await.is_err()
     {
         return Err(refused(format!("query: no file {}\n", file.display())));
     }
@@ -84,18 +80,24 @@ fn queried(context: &Context, call: &Call) -> Result<Option<LogQuery>, Reply> {
 }
 
 fn services(context: &Context, query: LogQuery) -> Reply {
-    let (out, chunks) = mpsc::channel(2);
-    let logs = context.config.system_logs_dir.clone();
-    let stop = context.stop.clone();
-    context.tasks.spawn(async move { stop.run_until_cancelled(journal::write(query, logs, out)).await });
-    stream(chunks)
+    let (logs, stop) = (context.config.system_logs_dir.clone(), context.stop.clone());
+    stream(context, |out| async move {
+        stop.run_until_cancelled(journal::write(query, logs, out)).await;
+    })
 }
 
-fn refused(error: rustix::io::Errno) -> Reply {
+fn refused(error: Errno) -> Reply {
     match error {
         Errno::ACCESS | Errno::PERM => reply::text(StatusCode::FORBIDDEN, "403 Forbidden\n"),
+        Errno::CANCELED => reply::text(StatusCode::INTERNAL_SERVER_ERROR, "reading the log failed\n"),
         _ => reply::text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
+}
+
+/// As [`open`], which blocks.
+async fn look(root: &Path, path: PathBuf) -> rustix::io::Result<Found> {
+    let root = root.to_owned();
+    tokio::task::spawn_blocking(move || open(&root, &path)).await.unwrap_or(Err(Errno::CANCELED))
 }
 
 /// Symbolic links count only while they stay below `root`; devices and pipes are not opened.
@@ -179,32 +181,18 @@ fn listing(at: &str, names: &[String]) -> String {
     html
 }
 
-/// At most the length seen at the start: the file may grow meanwhile.
-fn send(file: File, length: u64) -> Reply {
-    let (chunks, body) = mpsc::channel::<std::io::Result<Bytes>>(2);
-    tokio::task::spawn_blocking(move || copy(file.take(length), &chunks));
-    stream(body)
-}
-
-/// Blocking, until the end or until nobody listens.
-fn copy(mut file: impl Read, chunks: &mpsc::Sender<std::io::Result<Bytes>>) {
-    loop {
-        let mut chunk = vec![0; CHUNK];
-        let sent = match file.read(&mut chunk) {
-            Ok(0) => return,
-            Ok(count) => {
-                chunk.truncate(count);
-                chunks.blocking_send(Ok(chunk.into()))
-            }
-            Err(error) => chunks.blocking_send(Err(error)),
-        };
-        if sent.is_err() {
-            return;
-        }
-    }
-}
-
-fn stream(body: mpsc::Receiver<std::io::Result<Bytes>>) -> Reply {
+/// A reply that is written while it is sent: one of the streams, until its end or until the client goes.
+fn stream<W>(context: &Context, write: impl FnOnce(chunk::Sender) -> W) -> Reply
+where
+    W: Future<Output = ()> + Send + 'static,
+{
+    let Ok(slot) = context.streams.clone().try_acquire_owned() else { return reply::too_many_requests() };
+    let (out, body) = mpsc::channel(1);
+    let writing = write(out);
+    context.tasks.spawn(async move {
+        let _slot = slot;
+        writing.await;
+    });
     let body = futures::stream::unfold(body, async |mut body| Some((body.recv().await?, body)));
     let mut reply = Response::new(StreamBody::new(body.map(|chunk| chunk.map(Frame::data))).boxed_unsync());
     let headers = reply.headers_mut();

@@ -125,6 +125,28 @@ async fn a_followed_log_ends_with_its_container() {
 }
 
 #[tokio::test]
+async fn a_log_is_one_of_the_streams_for_as_long_as_its_client_reads() {
+    let logs = tempfile::tempdir().unwrap();
+    std::fs::write(logs.path().join("big"), vec![b'x'; 32 << 20]).unwrap();
+    let node = Node::start(|config| {
+        config.system_logs_dir = logs.path().into();
+        config.limits.streams = 1;
+    })
+    .await;
+    node.log(&"1970-01-01T00:00:01Z stdout F hello\n".repeat(1 << 20));
+    for (slow, other) in [("/logs/big", "/containerLogs/ns/web/app"), ("/containerLogs/ns/web/app", "/logs/big")] {
+        let mut reader = node.follow(slow).await;
+        assert!(reader.next().await.is_some());
+        assert_eq!(node.as_user("admin", "GET", other).await.status, StatusCode::TOO_MANY_REQUESTS, "beside {slow}");
+        assert_eq!(node.as_user("admin", "GET", "/logs/").await.status, StatusCode::OK, "a listing is no stream");
+        drop(reader);
+        while node.status("admin", "GET", other).await == StatusCode::TOO_MANY_REQUESTS {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_upgrade_reaches_the_runtime_and_bytes_come_back() {
     let node = Node::start(|_| {}).await;
     let headers =

@@ -7,10 +7,7 @@
 use std::{
     fs::File,
     io,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{FileExt, MetadataExt},
-    },
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::PathBuf,
     pin::Pin,
     time::Duration,
@@ -23,9 +20,8 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use tokio::sync::mpsc;
 
 use super::{line::Filter, options::LogOptions, tail};
-use crate::error::ServerError;
+use crate::{chunk, error::ServerError};
 
-const CHUNK: usize = 64 * 1024;
 /// A line longer than that is passed over: no runtime writes such a one (they cut at 16 KiB).
 const LONGEST_LINE: usize = 1 << 20;
 /// Changes on a file system that tells none (NFS) are still seen.
@@ -165,14 +161,7 @@ impl Log {
     /// Sends all there is in the current file.
     async fn drain(&mut self, chunks: &mpsc::Sender<Bytes>) -> io::Result<()> {
         while !self.filter.is_done() {
-            let (file, offset) = (self.current.file.clone(), self.current.offset);
-            let read = tokio::task::spawn_blocking(move || {
-                let mut chunk = vec![0; CHUNK];
-                let count = file.read_at(&mut chunk, offset)?;
-                chunk.truncate(count);
-                io::Result::Ok(chunk)
-            });
-            let chunk = read.await.map_err(io::Error::other)??;
+            let chunk = chunk::read(&self.current.file, self.current.offset, chunk::MOST).await?;
             if chunk.is_empty() {
                 return Ok(());
             }

@@ -135,6 +135,11 @@ impl Node {
         ask(self.tls(Some(self.ca.client(name))).await, method, path, &[]).await.into_answer().await
     }
 
+    /// The status alone; the body is not read.
+    pub async fn status(&self, name: &str, method: &str, path: &str) -> StatusCode {
+        ask(self.tls(Some(self.ca.client(name))).await, method, path, &[]).await.0.status()
+    }
+
     /// As an admin whose request belongs to a trace.
     pub async fn traced(&self, path: &str, traceparent: &str) -> Answer {
         let connection = self.tls(Some(self.ca.client("admin"))).await;
