@@ -149,13 +149,22 @@ pub struct Limits {
     pub short_requests: usize,
     /// Exec, attach, port-forward and logs.
     pub streams: usize,
-    /// How long a short request may take.
+    /// How long a short request may take, and how long its client may take nothing of the reply.
     pub short_request_time: Duration,
+    /// How long a client may take nothing of a log: one that is paged through, say.
+    pub stalled_log_time: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 4096, short_requests: 256, streams: 2048, short_request_time: Duration::from_secs(120) }
+        Self {
+            connections: 4096,
+            short_requests: 256,
+            streams: 2048,
+            short_request_time: Duration::from_secs(120),
+            // As long as a reply of upstream's servers may take.
+            stalled_log_time: Duration::from_secs(4 * 3600),
+        }
     }
 }
 

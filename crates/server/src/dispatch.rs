@@ -1,6 +1,6 @@
 //! One request: route, authenticate, authorize, stay within limits, hand over to its endpoint, count.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Method, Request, StatusCode, request::Parts};
 use hyper::body::Incoming;
@@ -96,6 +96,17 @@ impl Dispatcher {
         let reply = self.serve(request, peer, port).await;
         counted.ended(clock.mono().since(begun));
         reply
+    }
+
+    /// How long its client may take nothing of that reply; zero: without end.
+    pub fn patience(&self, reply: &Reply) -> Duration {
+        let limits = self.context.config.limits;
+        match reply.status() {
+            // The idle timeout of streams counts from here on.
+            StatusCode::SWITCHING_PROTOCOLS => Duration::ZERO,
+            _ if reply.extensions().get::<reply::Streamed>().is_some() => limits.stalled_log_time,
+            _ => limits.short_request_time,
+        }
     }
 
     /// 10248 says that the agent lives, by any method, and tells nothing else.

@@ -3,6 +3,8 @@
 //! Reads: the listeners. Wakes on: connections, shutdown. Every connection and every upgraded stream is owned by the
 //! server: `shutdown` ends them. HTTP/1.1 only, since upgrades exist only there.
 
+mod stall;
+
 use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::service::service_fn;
@@ -21,6 +23,7 @@ use crate::{
     dispatch::{Dispatcher, Peer, Port},
     error::ServerError,
 };
+use stall::{Patience, Stallable};
 
 /// As upstream: an idle connection lives 90 s; the time to send a request's head counts as idle too.
 const IDLE: Duration = Duration::from_secs(90);
@@ -163,11 +166,13 @@ impl Acceptor {
         let _ = socket.set_nodelay(true);
         let (dispatcher, stop, port) = (self.dispatcher.clone(), self.stop.clone(), self.port);
         let tls = self.tls.as_ref().map(|current| tokio_rustls::TlsAcceptor::from(current()));
+        let patience = Patience::new(TLS_HANDSHAKE);
+        let socket = Stallable::new(socket, patience.clone());
         self.tasks.spawn(async move {
             let _slot = slot;
             let Some(tls) = tls else {
                 let peer = Peer { address, certificates: Vec::new() };
-                return http(socket, peer, port, dispatcher, stop).await;
+                return http(socket, patience, peer, port, dispatcher, stop).await;
             };
             let handshake = tokio::select! {
                 () = stop.cancelled() => return,
@@ -184,7 +189,7 @@ impl Acceptor {
                         .cloned()
                         .map(CertificateDer::into_owned)
                         .collect();
-                    http(socket, Peer { address, certificates }, port, dispatcher, stop).await;
+                    http(socket, patience, Peer { address, certificates }, port, dispatcher, stop).await;
                 }
                 Ok(Err(error)) => tracing::info!(%error, %address, "TLS handshake failed"),
                 Err(_) => tracing::info!(%address, "TLS handshake timed out"),
@@ -193,8 +198,14 @@ impl Acceptor {
     }
 }
 
-async fn http<S>(socket: S, peer: Peer, port: Port, dispatcher: Arc<Dispatcher>, stop: CancellationToken)
-where
+async fn http<S>(
+    socket: S,
+    patience: Patience,
+    peer: Peer,
+    port: Port,
+    dispatcher: Arc<Dispatcher>,
+    stop: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let peer = Arc::new(peer);
@@ -202,8 +213,12 @@ where
     let asks = asked.clone();
     let service = service_fn(move |request| {
         asks.cancel();
-        let (dispatcher, peer) = (dispatcher.clone(), peer.clone());
-        async move { Ok::<_, std::convert::Infallible>(dispatcher.handle(request, &peer, port).await) }
+        let (dispatcher, peer, patience) = (dispatcher.clone(), peer.clone(), patience.clone());
+        async move {
+            let reply = dispatcher.handle(request, &peer, port).await;
+            patience.set(dispatcher.patience(&reply));
+            Ok::<_, std::convert::Infallible>(reply)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

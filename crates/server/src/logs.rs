@@ -10,7 +10,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::StatusCode;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use pod::{ContainerId, ContainerState, ObservedPod};
@@ -108,10 +108,7 @@ fn stream(received: mpsc::Receiver<Bytes>) -> Reply {
         tokio::task::yield_now().await; // the connection writes what it has whenever the body has nothing ready
         Some((received.recv().await?, received))
     });
-    let mut reply = Response::new(StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk)))).boxed_unsync());
-    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(reply::TEXT));
-    reply.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    reply
+    reply::log(StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk)))).boxed_unsync())
 }
 
 #[cfg(test)]

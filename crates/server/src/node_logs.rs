@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures::StreamExt as _;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::StatusCode;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use rustix::{
@@ -194,11 +194,7 @@ where
         writing.await;
     });
     let body = futures::stream::unfold(body, async |mut body| Some((body.recv().await?, body)));
-    let mut reply = Response::new(StreamBody::new(body.map(|chunk| chunk.map(Frame::data))).boxed_unsync());
-    let headers = reply.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply::TEXT));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    reply
+    reply::log(StreamBody::new(body.map(|chunk| chunk.map(Frame::data))).boxed_unsync())
 }
 
 #[cfg(test)]

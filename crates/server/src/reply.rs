@@ -13,6 +13,10 @@ pub const JSON: &str = "application/json";
 /// The Prometheus text format.
 pub const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// In the extensions of a reply that is written for as long as its client reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Streamed;
+
 pub fn full(content: impl Into<Bytes>) -> Body {
     Full::new(content.into()).map_err(|never| match never {}).boxed_unsync()
 }
@@ -32,6 +36,15 @@ pub fn typed(status: StatusCode, content_type: &'static str, content: impl Into<
 
 pub fn text(status: StatusCode, message: impl Into<Bytes>) -> Reply {
     typed(status, TEXT, message)
+}
+
+/// Lines of a log, or of several.
+pub fn log(body: Body) -> Reply {
+    let mut reply = Response::new(body);
+    reply.extensions_mut().insert(Streamed);
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(TEXT));
+    reply.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    reply
 }
 
 pub fn json<T: Serialize>(value: &T) -> Reply {

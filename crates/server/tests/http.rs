@@ -147,6 +147,30 @@ async fn a_log_is_one_of_the_streams_for_as_long_as_its_client_reads() {
 }
 
 #[tokio::test]
+async fn a_client_that_takes_nothing_of_its_log_loses_its_place() {
+    let logs = tempfile::tempdir().unwrap();
+    std::fs::write(logs.path().join("big"), vec![b'x'; 32 << 20]).unwrap();
+    let node = Node::start(|config| {
+        config.system_logs_dir = logs.path().into();
+        config.limits.streams = 1;
+        config.limits.stalled_log_time = Duration::from_millis(300);
+    })
+    .await;
+    let mut stalled = node.follow("/logs/big").await;
+    let freed = async {
+        while node.status("admin", "GET", "/logs/big").await == StatusCode::TOO_MANY_REQUESTS {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), freed).await.expect("the place is free again");
+    let mut bytes = 0;
+    while let Some(piece) = stalled.next_or_broken().await {
+        bytes += piece.len();
+    }
+    assert!(bytes < 32 << 20, "it sees that this was not all");
+}
+
+#[tokio::test]
 async fn an_upgrade_reaches_the_runtime_and_bytes_come_back() {
     let node = Node::start(|_| {}).await;
     let headers =

@@ -279,6 +279,12 @@ impl Follower {
         let frame = self.0.frame().await?.unwrap();
         Some(String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap())
     }
+
+    /// As `next`; panics at a proper end.
+    pub async fn next_or_broken(&mut self) -> Option<String> {
+        let frame = self.0.frame().await.expect("the end of the body is no end of the connection").ok()?;
+        Some(String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap())
+    }
 }
 
 pub struct Stream {
