@@ -11,6 +11,8 @@ use tokio::{
 };
 
 const BUFFER: usize = 32 * 1024;
+/// How long the two ends may take to be told of the end.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// When bytes last went through, in milliseconds since the beginning.
 pub struct Activity {
@@ -62,8 +64,8 @@ where
     if let Err(error) = ended {
         tracing::debug!(%error, "a streaming connection ended");
     }
-    let _ = a_write.shutdown().await;
-    let _ = b_write.shutdown().await;
+    // Over TLS even this waits for a peer that reads.
+    let _ = tokio::time::timeout(FAREWELL, async { tokio::join!(a_write.shutdown(), b_write.shutdown()) }).await;
 }
 
 async fn one_way(
@@ -86,6 +88,14 @@ async fn one_way(
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use tokio::io::{DuplexStream, ReadBuf};
+
     use super::*;
 
     #[tokio::test]
@@ -117,5 +127,42 @@ mod tests {
         let since = Instant::now();
         joined.await.unwrap();
         assert!(since.elapsed() <= Duration::from_secs(10));
+    }
+
+    /// As TLS to a peer that reads nothing: the end cannot be told.
+    struct Unending(DuplexStream);
+
+    impl AsyncRead for Unending {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, to)
+        }
+    }
+
+    impl AsyncWrite for Unending {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_cannot_be_told_of_the_end_is_not_waited_for() {
+        const IDLE: Duration = Duration::from_secs(600);
+        let (_client, a) = tokio::io::duplex(64);
+        let (mut server, b) = tokio::io::duplex(64);
+        let joined = tokio::spawn(both_ways(Unending(a), b, IDLE));
+        let ended = async {
+            let mut buffer = [0; 64];
+            assert_eq!(server.read(&mut buffer).await.unwrap(), 0, "the other end is told");
+        };
+        let both = async { tokio::join!(joined, ended).0.unwrap() };
+        assert!(tokio::time::timeout(IDLE + Duration::from_secs(30), both).await.is_ok());
     }
 }

@@ -4,7 +4,7 @@
 //! status from the runtime. Writes: the same the other way, on channels 1, 2 and 3. Wakes on: either end.
 //! The websocket is accepted before the runtime is asked, so every later failure goes to channel 3 as a Status.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt as _, Stream as Messages, StreamExt as _, future, stream::SplitSink};
@@ -46,6 +46,7 @@ const V4: &str = "v4.channel.k8s.io";
 const STREAM_CREATION: Duration = Duration::from_secs(30);
 /// How long the client may take to read the end.
 const FAREWELL: Duration = Duration::from_secs(5);
+const NOT_ACCEPTED: &str = "the runtime did not accept the streams";
 const MOST_STATUS_BYTES: usize = 64 * 1024;
 
 pub fn serve(call: Call, joint: Joint, wanted: StreamParameters) -> Reply {
@@ -124,8 +125,9 @@ pub async fn translate<C, R>(
 {
     let (sink, mut incoming) = client.split();
     let (outgoing, queue) = mpsc::channel(16);
-    let (sending, sent) = oneshot::channel::<()>();
-    let work = async {
+    let taken = Activity::begin();
+    let mut sending = pin!(future::maybe_done(send_all(sink, queue, &taken)));
+    let joined = async {
         let first = if wanted.stdout {
             STDOUT
         } else if wanted.stderr {
@@ -135,17 +137,64 @@ pub async fn translate<C, R>(
         };
         // Tells the client that the connection stands.
         let _ = outgoing.send(on_channel(first, &[])).await;
-        let status = match runtime.await {
+        match runtime.await {
             Ok(runtime) => exchange(runtime, &mut incoming, &outgoing, wanted, idle).await,
-            Err(message) => Some(internal_error(&message)),
-        };
+            Err(message) => End::Status(internal_error(&message)),
+        }
+    };
+    let end = {
+        let mut joined = pin!(joined);
+        tokio::select! {
+            end = &mut joined => end,
+            () = &mut sending => joined.await,
+        }
+    };
+    // From here on a client that takes nothing is idle.
+    taken.note();
+    let patience = match &end {
+        End::Status(_) if idle.is_zero() => Duration::ZERO,
+        End::Status(_) => idle.max(FAREWELL),
+        End::Idle | End::ClientGone => FAREWELL,
+    };
+    tokio::select! {
+        () = part(end, sending, incoming, outgoing) => {}
+        () = taken.idle_for(patience) => tracing::debug!("a client did not read to the end"),
+    }
+}
+
+/// How an exchange ended.
+enum End {
+    Status(Value),
+    Idle,
+    ClientGone,
+}
+
+/// Sends what is left and the end, and waits for the client to close.
+async fn part(
+    end: End,
+    sending: impl Future<Output = ()>,
+    mut incoming: impl Messages<Item = Result<Message, Error>> + Unpin,
+    outgoing: mpsc::Sender<Message>,
+) {
+    let (all, sent) = oneshot::channel::<()>();
+    let status = match end {
+        End::Status(status) => Some(status),
+        End::Idle => Some(internal_error("the connection was idle too long")),
+        End::ClientGone => None,
+    };
+    let words = async move {
         if let Some(status) = status {
             let _ = outgoing.send(on_channel(ERROR, status.to_string().as_bytes())).await;
             let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
             let _ = outgoing.send(Message::Close(Some(normal))).await;
         }
-        drop(outgoing);
-        // To close with input unread would reset the connection and lose the status.
+    };
+    let writing = async move {
+        future::join(sending, words).await;
+        drop(all);
+    };
+    // To close with input unread would reset the connection and lose the status.
+    let reading = async {
         let farewell = async {
             let _ = sent.await;
             tokio::time::sleep(FAREWELL).await;
@@ -155,21 +204,21 @@ pub async fn translate<C, R>(
             () = farewell => {}
         }
     };
-    let sending = async {
-        send_all(sink, queue).await;
-        drop(sending);
-    };
-    future::join(sending, work).await;
+    future::join(writing, reading).await;
 }
 
-async fn send_all<C>(mut sink: SplitSink<WebSocketStream<C>, Message>, mut queue: mpsc::Receiver<Message>)
-where
+async fn send_all<C>(
+    mut sink: SplitSink<WebSocketStream<C>, Message>,
+    mut queue: mpsc::Receiver<Message>,
+    taken: &Activity,
+) where
     C: AsyncRead + AsyncWrite + Unpin,
 {
     while let Some(message) = queue.recv().await {
         if sink.send(message).await.is_err() {
             return;
         }
+        taken.note();
     }
 }
 
@@ -189,26 +238,27 @@ struct Streams {
     resize: Option<Stream>,
 }
 
-/// The final status; None when the client went first.
+/// Until the command ends, the client goes, or both are idle too long.
 async fn exchange<R>(
     runtime: R,
     incoming: &mut (impl Messages<Item = Result<Message, Error>> + Unpin),
     outgoing: &mpsc::Sender<Message>,
     wanted: StreamParameters,
     idle: Duration,
-) -> Option<Value>
+) -> End
 where
     R: AsyncRead + AsyncWrite + Send + 'static,
 {
-    let (session, mut streams) = match open(runtime, wanted).await {
-        Ok(opened) => opened,
-        Err(error) => return Some(internal_error(&error.to_string())),
+    let (session, mut streams) = match tokio::time::timeout(STREAM_CREATION, open(runtime, wanted)).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(error)) => return End::Status(internal_error(&error.to_string())),
+        Err(_) => return End::Status(internal_error(NOT_ACCEPTED)),
     };
     let sender = session.sender();
     let activity = Activity::begin();
     let work = async {
         if !accepted(&mut streams).await {
-            return Some(internal_error("the runtime did not accept the streams"));
+            return End::Status(internal_error(NOT_ACCEPTED));
         }
         let input = Input {
             sender,
@@ -217,8 +267,8 @@ where
             activity: &activity,
         };
         tokio::select! {
-            status = outputs(streams, outgoing, &activity) => status,
-            () = input.forward(incoming) => None,
+            status = outputs(streams, outgoing, &activity) => status.map_or(End::ClientGone, End::Status),
+            () = input.forward(incoming) => End::ClientGone,
         }
     };
     let session = async {
@@ -229,9 +279,9 @@ where
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        status = work => status,
-        () = session => None,
-        () = activity.idle_for(idle) => Some(internal_error("the connection was idle too long")),
+        end = work => end,
+        () = session => End::ClientGone,
+        () = activity.idle_for(idle) => End::Idle,
     }
 }
 

@@ -200,3 +200,62 @@ async fn a_runtime_that_cannot_be_reached_is_told_as_status() {
     assert_eq!(status["message"], "Internal error occurred: connection refused");
     assert_eq!(status["code"], 500);
 }
+
+/// Joined with a client that reads nothing more, while the command fills all there is between the two.
+async fn stuck(idle: Duration, ends: bool) -> (Client, tokio::task::JoinHandle<()>) {
+    let (client, server) = duplex(1024);
+    let (runtime, ours) = duplex(1024);
+    let server = WebSocketStream::from_raw_socket(server, Role::Server, Some(websocket::config())).await;
+    let client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+    let joined = tokio::spawn(translate(server, async move { Ok(ours) }, ALL, idle));
+    let mut client = Client(client);
+    client.read().await;
+    let mut runtime = Runtime::accept(runtime, 4).await;
+    tokio::spawn(async move {
+        for _ in 0..4 {
+            runtime.write("stdout", &"o".repeat(1000)).await;
+        }
+        if ends {
+            return runtime.end(r#"{"metadata":{},"status":"Success"}"#).await;
+        }
+        let mut more = BytesMut::new();
+        let data = Bytes::from_static(&[b'o'; 1000]);
+        Frame::Data { stream: runtime.by_type["stdout"], last: false, data }.encode(&mut more);
+        while runtime.wire.write_all(&more).await.is_ok() {}
+    });
+    (client, joined)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_stopped_reading_is_given_up_when_idle() {
+    const IDLE: Duration = Duration::from_secs(600);
+    for ends in [false, true] {
+        let (_client, joined) = stuck(IDLE, ends).await;
+        assert!(tokio::time::timeout(IDLE + 4 * FAREWELL, joined).await.is_ok(), "command ended: {ends}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_client_gets_all_output_and_the_status_of_a_command_that_has_ended() {
+    let (mut client, joined) = stuck(Duration::from_secs(600), true).await;
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_secs(500)).await;
+        assert_eq!(client.read().await.unwrap().1.len(), 1000);
+    }
+    tokio::time::sleep(Duration::from_secs(500)).await;
+    assert_eq!(client.status().await["status"], "Success");
+    drop(client);
+    joined.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_never_answers_is_told_as_status() {
+    let (client, server) = duplex(1024);
+    let (_runtime, ours) = duplex(16);
+    let server = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
+    let mut client = Client(WebSocketStream::from_raw_socket(client, Role::Client, None).await);
+    tokio::spawn(translate(server, async move { Ok(ours) }, ALL, Duration::ZERO));
+    client.read().await;
+    let status = tokio::time::timeout(2 * STREAM_CREATION, client.status()).await.unwrap();
+    assert_eq!(status["code"], 500);
+}
