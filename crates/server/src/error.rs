@@ -14,6 +14,8 @@ pub enum ServerError {
     AccessReview { user: String, source: ReviewError },
     #[error("dialing the runtime's streaming server at {address}")]
     DialRuntime { address: String, source: std::io::Error },
+    #[error("the runtime's streaming server at {address} does not answer")]
+    RuntimeSilent { address: String },
     #[error("the runtime's streaming URL {url:?} cannot be used: {why}")]
     StreamUrl { url: String, why: &'static str },
     #[error("asking the runtime's streaming server to upgrade")]

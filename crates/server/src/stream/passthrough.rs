@@ -5,7 +5,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
-use super::{Joint, copy, websocket};
+use super::{Joint, copy, runtime_url::ANSWER, websocket};
 use crate::{
     authn::WEBSOCKET_TOKEN,
     dispatch::Call,
@@ -122,7 +122,8 @@ fn join(call: Call, answer: Response<Incoming>, joint: Joint) -> Reply {
 /// The runtime's own words, and the end of the connection.
 pub async fn relay_refusal(answer: Response<Incoming>) -> Reply {
     let (head, body) = answer.into_parts();
-    let text = Limited::new(body, MOST_REFUSAL_BYTES).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let text = tokio::time::timeout(ANSWER, Limited::new(body, MOST_REFUSAL_BYTES).collect()).await;
+    let text = text.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
     let mut reply = reply::text(head.status, text);
     if let Some(kind) = head.headers.get(header::CONTENT_TYPE) {
         reply.headers_mut().insert(header::CONTENT_TYPE, kind.clone());

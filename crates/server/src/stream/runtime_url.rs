@@ -1,5 +1,7 @@
 //! The address that the runtime gave, and a connection to it.
 
+use std::time::Duration;
+
 use http::{Request, Response};
 use http_body_util::Empty;
 use hyper::{body::Incoming, client::conn::http1};
@@ -7,6 +9,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::error::ServerError;
+
+/// How long the runtime may take to answer: it upgrades before it does anything.
+pub const ANSWER: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeUrl {
@@ -32,6 +37,11 @@ impl RuntimeUrl {
 
     /// Sends the request and returns the reply, whose connection may be taken over after a 101.
     pub async fn ask(&self, request: Request<Empty<bytes::Bytes>>) -> Result<Response<Incoming>, ServerError> {
+        let silent = |_| ServerError::RuntimeSilent { address: self.address.clone() };
+        tokio::time::timeout(ANSWER, self.answer(request)).await.map_err(silent)?
+    }
+
+    async fn answer(&self, request: Request<Empty<bytes::Bytes>>) -> Result<Response<Incoming>, ServerError> {
         let dial = |source| ServerError::DialRuntime { address: self.address.clone(), source };
         let socket = TcpStream::connect(&self.address).await.map_err(dial)?;
         let _ = socket.set_nodelay(true);
@@ -63,5 +73,13 @@ mod tests {
     fn a_refused_url_does_not_show_its_token() {
         let error = RuntimeUrl::parse("https://127.0.0.1:1/exec/TOKEN").unwrap_err().to_string();
         assert!(!error.contains("TOKEN") && error.contains("only http"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_runtime_that_does_not_answer_is_not_waited_for() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = RuntimeUrl::parse(&format!("http://{}/exec/TOKEN", silent.local_addr().unwrap())).unwrap();
+        let asked = tokio::time::timeout(2 * ANSWER, url.ask(Request::new(Empty::new()))).await.unwrap();
+        assert!(matches!(asked, Err(ServerError::RuntimeSilent { .. })));
     }
 }
