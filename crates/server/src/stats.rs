@@ -13,6 +13,7 @@ mod resource;
 mod sample;
 mod storage;
 mod summary;
+mod turns;
 
 use std::sync::Arc;
 
@@ -54,7 +55,7 @@ pub async fn cadvisor(context: &Arc<Context>) -> Reply {
         Ok((now, _)) => {
             let reader = context.clone();
             // Reads a few files for each cgroup, and every process' descriptors.
-            let text = tokio::task::spawn_blocking(move || {
+            let text = context.stats.details.take(move || {
                 let paths = cadvisor::paths(&now);
                 let details = paths.into_iter().map(|path| reader.deps.cgroups.details(path)).collect();
                 let extra = Extra { details, disks: disks::mounted(), device_names: disks::names() };
@@ -84,7 +85,7 @@ pub async fn resource(context: &Arc<Context>) -> Reply {
 async fn samples(context: &Arc<Context>) -> Result<(Arc<Sample>, Option<Arc<Sample>>), Reply> {
     let reader = context.clone();
     // Cgroup files are read by blocking calls.
-    let read = tokio::task::spawn_blocking(move || reader.stats.current(&reader.deps));
+    let read = context.stats.samples.take(move || reader.stats.current(&reader.deps));
     read.await.map_err(|_| failed())
 }
 

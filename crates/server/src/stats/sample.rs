@@ -12,6 +12,7 @@ use super::{
     machine::Machine,
     network::{self, Interface},
     storage::Volumes,
+    turns::Turns,
 };
 use crate::{PodRow, ServerDeps};
 
@@ -67,6 +68,9 @@ impl Sample {
 pub struct Stats {
     kept: Mutex<Kept>,
     pub volumes: Volumes,
+    pub samples: Turns,
+    pub details: Turns,
+    pub storage: Turns,
 }
 
 #[derive(Default)]

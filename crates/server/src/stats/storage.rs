@@ -93,7 +93,7 @@ pub async fn read(context: &std::sync::Arc<Context>) -> Storage {
         HashMap::new()
     });
     let reader = context.clone();
-    let pods = tokio::task::spawn_blocking(move || {
+    let pods = context.stats.storage.take(move || {
         let (config, now) = (&reader.config, reader.deps.clock.mono());
         let root = RootDir::new(&config.root_dir).with_logs(&config.pod_logs_dir, &config.pod_logs_dir);
         let measure = |pod: &DesiredPod| {
