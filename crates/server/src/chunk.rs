@@ -4,7 +4,8 @@ use std::{fs::File, io, os::unix::fs::FileExt as _, sync::Arc};
 
 use tokio::sync::mpsc;
 
-pub const MOST: usize = 64 * 1024;
+/// A few of them are held for each client that is slow.
+pub const MOST: usize = 32 * 1024;
 
 pub type Sender = mpsc::Sender<io::Result<bytes::Bytes>>;
 

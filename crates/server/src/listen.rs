@@ -23,7 +23,7 @@ use crate::{
     dispatch::{Dispatcher, Peer, Port},
     error::ServerError,
 };
-use stall::{Patience, Stallable};
+use stall::{Pace, Paced, Stallable};
 
 /// As upstream: an idle connection lives 90 s; the time to send a request's head counts as idle too.
 const IDLE: Duration = Duration::from_secs(90);
@@ -166,13 +166,13 @@ impl Acceptor {
         let _ = socket.set_nodelay(true);
         let (dispatcher, stop, port) = (self.dispatcher.clone(), self.stop.clone(), self.port);
         let tls = self.tls.as_ref().map(|current| tokio_rustls::TlsAcceptor::from(current()));
-        let patience = Patience::new(TLS_HANDSHAKE);
-        let socket = Stallable::new(socket, patience.clone());
+        let pace = Pace::default();
+        let socket = Stallable::new(socket, pace.clone());
         self.tasks.spawn(async move {
             let _slot = slot;
             let Some(tls) = tls else {
                 let peer = Peer { address, certificates: Vec::new() };
-                return http(socket, patience, peer, port, dispatcher, stop).await;
+                return http(socket, pace, peer, port, dispatcher, stop).await;
             };
             let handshake = tokio::select! {
                 () = stop.cancelled() => return,
@@ -189,7 +189,7 @@ impl Acceptor {
                         .cloned()
                         .map(CertificateDer::into_owned)
                         .collect();
-                    http(socket, patience, Peer { address, certificates }, port, dispatcher, stop).await;
+                    http(socket, pace, Peer { address, certificates }, port, dispatcher, stop).await;
                 }
                 Ok(Err(error)) => tracing::info!(%error, %address, "TLS handshake failed"),
                 Err(_) => tracing::info!(%address, "TLS handshake timed out"),
@@ -198,14 +198,8 @@ impl Acceptor {
     }
 }
 
-async fn http<S>(
-    socket: S,
-    patience: Patience,
-    peer: Peer,
-    port: Port,
-    dispatcher: Arc<Dispatcher>,
-    stop: CancellationToken,
-) where
+async fn http<S>(socket: S, pace: Pace, peer: Peer, port: Port, dispatcher: Arc<Dispatcher>, stop: CancellationToken)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let peer = Arc::new(peer);
@@ -213,11 +207,11 @@ async fn http<S>(
     let asks = asked.clone();
     let service = service_fn(move |request| {
         asks.cancel();
-        let (dispatcher, peer, patience) = (dispatcher.clone(), peer.clone(), patience.clone());
+        let (dispatcher, peer, pace) = (dispatcher.clone(), peer.clone(), pace.clone());
         async move {
             let reply = dispatcher.handle(request, &peer, port).await;
-            patience.set(dispatcher.patience(&reply));
-            Ok::<_, std::convert::Infallible>(reply)
+            pace.allow(dispatcher.patience(&reply));
+            Ok::<_, std::convert::Infallible>(reply.map(|body| Paced::new(body, pace)))
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()

@@ -83,7 +83,7 @@ async fn respond(context: &Arc<Context>, source: Source, options: LogOptions) ->
         Ok(log) => log,
         Err(error) => return reply::text(StatusCode::BAD_REQUEST, error.chain()),
     };
-    let (chunks, received) = mpsc::channel::<Bytes>(4);
+    let (chunks, received) = mpsc::channel::<Bytes>(1);
     let stop = context.stop.clone();
     context.tasks.spawn(async move {
         let _slot = slot;

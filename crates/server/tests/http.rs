@@ -43,7 +43,8 @@ async fn an_admin_reads_and_wrong_methods_say_what_is_right() {
     assert_eq!(reply.status, StatusCode::NOT_FOUND);
     let reply = node.as_user("admin", "GET", "/configz").await;
     assert_eq!(reply.text, r#"{"kubeletconfig":{"port":10250}}"#);
-    assert_eq!(node.as_user("admin", "GET", "/healthz").await.text, "ok");
+    let healthz = node.as_user("admin", "GET", "/healthz").await;
+    assert_eq!((healthz.text.as_str(), healthz.header("content-length")), ("ok", Some("2")));
     assert_eq!(node.as_user("admin", "GET", "/healthz/syncloop").await.text, "ok");
     let slis = node.as_user("admin", "GET", "/metrics/slis").await;
     assert!(slis.text.contains("kubernetes_healthcheck{name=\"syncloop\",type=\"healthz\"} 1"), "{}", slis.text);
