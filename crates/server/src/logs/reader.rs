@@ -97,15 +97,20 @@ impl Source {
     /// Opens the file and finds the first line to show.
     pub async fn open(self, options: LogOptions) -> Result<Log, ServerError> {
         let place = Place { path: self.directory.join(&self.file), root: self.root };
-        let (opening, lines) = (place.clone(), options.tail_lines);
-        let opened = tokio::task::spawn_blocking(move || {
-            let mut current = opening.open()?;
-            if let Some(lines) = lines {
-                current.offset = tail::start(&current.file, lines)?;
+        let opening = place.clone();
+        let opened = async {
+            let opened = tokio::task::spawn_blocking(move || {
+                let current = opening.open()?;
+                let length = current.file.metadata()?.len();
+                io::Result::Ok((current, length))
+            });
+            let (mut current, length) = opened.await.map_err(io::Error::other)??;
+            if let Some(lines) = options.tail_lines {
+                current.offset = tail::start(&current.file, length, lines).await?;
             }
             Ok(current)
-        });
-        let current = opened.await.map_err(io::Error::other).flatten().map_err(|source| place.error(source))?;
+        };
+        let current = opened.await.map_err(|source| place.error(source))?;
         Ok(Log { place, running: self.running, follow: options.follow, filter: Filter::new(options), current })
     }
 }
