@@ -98,14 +98,12 @@ impl Dispatcher {
         reply
     }
 
-    /// How long its client may take nothing of that reply; zero: without end.
+    /// How long its client may take nothing of that reply.
     pub fn patience(&self, reply: &Reply) -> Duration {
         let limits = self.context.config.limits;
-        match reply.status() {
-            // The idle timeout of streams counts from here on.
-            StatusCode::SWITCHING_PROTOCOLS => Duration::ZERO,
-            _ if reply.extensions().get::<reply::Streamed>().is_some() => limits.stalled_log_time,
-            _ => limits.short_request_time,
+        match reply.extensions().get::<reply::Streamed>() {
+            Some(_) => limits.stalled_log_time,
+            None => limits.short_request_time,
         }
     }
 

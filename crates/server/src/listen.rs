@@ -205,9 +205,10 @@ where
     let peer = Arc::new(peer);
     let asked = CancellationToken::new();
     let asks = asked.clone();
+    let replies = pace.clone();
     let service = service_fn(move |request| {
         asks.cancel();
-        let (dispatcher, peer, pace) = (dispatcher.clone(), peer.clone(), pace.clone());
+        let (dispatcher, peer, pace) = (dispatcher.clone(), peer.clone(), replies.clone());
         async move {
             let reply = dispatcher.handle(request, &peer, port).await;
             pace.allow(dispatcher.patience(&reply));
@@ -234,6 +235,8 @@ where
             connection.await
         }
     };
+    // What it was upgraded to has an idle timeout of its own.
+    pace.allow(Duration::ZERO);
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
     }

@@ -191,6 +191,15 @@ async fn an_upgrade_reaches_the_runtime_and_bytes_come_back() {
     assert_eq!(missing.text, "container not found (\"slow\")");
 }
 
+#[tokio::test]
+async fn a_client_of_a_stream_may_pause() {
+    const BYTES: usize = 32 << 20;
+    let node = Node::start(|config| config.limits.short_request_time = Duration::from_millis(100)).await;
+    let headers = [("connection", "Upgrade"), ("upgrade", "SPDY/3.1")];
+    let stream = node.upgrade("POST", "/exec/ns/web/app?command=id&output=1", &headers).await;
+    assert_eq!(stream.echo_late(BYTES, Duration::from_millis(500)).await, BYTES);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_is_a_span_that_is_linked_to_the_callers_trace() {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";

@@ -297,6 +297,22 @@ impl Stream {
         self.head.get(name).map(|value| value.to_str().unwrap().to_owned())
     }
 
+    /// Writes that many bytes at once, begins to read after the pause, and returns how many came back.
+    pub async fn echo_late(self, bytes: usize, pause: Duration) -> usize {
+        let (mut from, mut to) = tokio::io::split(self.io);
+        let writing = tokio::spawn(async move { to.write_all(&vec![b'x'; bytes]).await.map(|()| to) });
+        tokio::time::sleep(pause).await;
+        let (mut back, mut buffer) = (0, vec![0; 64 * 1024]);
+        while back < bytes {
+            match from.read(&mut buffer).await {
+                Ok(count @ 1..) => back += count,
+                _ => break,
+            }
+        }
+        let _ = writing.await;
+        back
+    }
+
     pub async fn echo(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.io.write_all(bytes).await.unwrap();
         let mut back = vec![0; bytes.len()];
