@@ -1,6 +1,9 @@
 //! Traffic of network namespaces, as their counters stand in `/proc/PID/net/dev`.
 
-use std::fs;
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
@@ -20,15 +23,21 @@ pub struct Traffic {
 /// The loopback, and the hosts' ends of pods' links, whose traffic the pods show.
 const LEFT_OUT: [&str; 4] = ["lo", "veth", "docker", "nerdctl"];
 
-/// Of the namespace that the process is in; nothing once it has gone.
-pub fn of_process(process: &str) -> Vec<Interface> {
-    fs::read_to_string(format!("/proc/{process}/net/dev")).map(|text| parse(&text)).unwrap_or_default()
+/// Of the namespace that the process is in; nothing once it has gone. No more than `most`, for a pod can make as many
+/// as it likes.
+pub fn of_process(process: &str, most: usize) -> Vec<Interface> {
+    let opened = File::open(format!("/proc/{process}/net/dev"));
+    opened.map(|file| interfaces(BufReader::new(file), most)).unwrap_or_default()
 }
 
-fn parse(text: &str) -> Vec<Interface> {
-    let lines = text.lines().filter_map(|line| line.split_once(':'));
-    let wanted = lines.filter(|(name, _)| !LEFT_OUT.iter().any(|prefix| name.trim().starts_with(prefix)));
-    wanted.filter_map(|(name, counters)| interface(name.trim(), counters)).collect()
+fn interfaces(table: impl BufRead, most: usize) -> Vec<Interface> {
+    let parsed = table.split(b'\n').map_while(Result::ok).filter_map(|line| {
+        let line = String::from_utf8_lossy(&line);
+        let (name, counters) = line.split_once(':')?;
+        let name = name.trim();
+        if LEFT_OUT.iter().any(|prefix| name.starts_with(prefix)) { None } else { interface(name, counters) }
+    });
+    parsed.take(most).collect()
 }
 
 /// Eight numbers received, eight sent.
@@ -57,6 +66,16 @@ mod tests {
             received: Traffic { bytes: 100, packets: 10, errors: 1, dropped: 2 },
             sent: Traffic { bytes: 200, packets: 20, errors: 3, dropped: 4 },
         };
-        assert_eq!(parse(text), [expected]);
+        assert_eq!(interfaces(text.as_bytes(), 8), [expected]);
+    }
+
+    #[test]
+    fn a_pod_with_very_many_interfaces_shows_the_first_of_them() {
+        let counters = "1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0";
+        let table: String = (0..10_000).map(|n| format!("d{n}: {counters}\n")).collect();
+        let table = [b"\xff: ", counters.as_bytes(), b"\n", table.as_bytes()].concat();
+        let found = interfaces(table.as_slice(), 3);
+        let names: Vec<&str> = found.iter().map(|interface| interface.name.as_str()).collect();
+        assert_eq!(names, ["\u{fffd}", "d0", "d1"]);
     }
 }

@@ -20,6 +20,9 @@ const FRESH: Duration = Duration::from_secs(1);
 /// A rate over less than that says little.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
 
+const MOST_NODE_INTERFACES: usize = 4096;
+const MOST_POD_INTERFACES: usize = 64;
+
 /// All usage at one moment.
 #[derive(Debug)]
 pub struct Sample {
@@ -104,7 +107,7 @@ fn read(deps: &ServerDeps) -> Sample {
         mono: deps.clock.mono(),
         machine: Machine::read(),
         node: usage(Who::Node),
-        network: network::of_process("self"),
+        network: network::of_process("self", MOST_NODE_INTERFACES),
         all_pods: usage(Who::AllPods),
         kubepods_path: deps.cgroups.kubepods_path(),
         pods: deps.pods.list().iter().filter_map(|row| pod(deps, row)).collect(),
@@ -141,7 +144,9 @@ fn pod(deps: &ServerDeps, row: &PodRow) -> Option<PodSample> {
         started: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
         path: deps.cgroups.pod_path(uid).unwrap_or_default(),
         usage,
-        network: process.map(|process| network::of_process(&process.to_string())).unwrap_or_default(),
+        network: process
+            .map(|process| network::of_process(&process.to_string(), MOST_POD_INTERFACES))
+            .unwrap_or_default(),
         containers,
     })
 }
