@@ -58,7 +58,7 @@ pub fn stack(cache: &Cache) -> Result<()> {
     step("runc", cache.bin("runc").exists(), || runc(cache))?;
     step("CNI plugins", cache.cni().join("portmap").exists(), || cni(cache))?;
     let unpacked = UNPACKED.iter().map(|(_, program)| debian(cache, program));
-    step("Debian's containerd, registry and nginx", all(unpacked), || unpack(cache))?;
+    step("Debian's containerd, registry, nginx and Prometheus", all(unpacked), || unpack(cache))?;
     step("images", crate::images::are_made(cache), || crate::images::make(cache))
 }
 
@@ -187,13 +187,16 @@ fn cni(cache: &Cache) -> Result<()> {
 }
 
 /// Packages of Debian that are unpacked beside the rest and never installed, so that no service of theirs starts;
-/// with a program of each: the second runtime (containerd 1.6), the local registry, the contents of an image.
+/// with a program of each: the second runtime (containerd 1.6), the local registry, the contents of an image, a client
+/// of what the agent measures.
 const UNPACKED: &[(&str, &str)] = &[
     ("containerd", "usr/bin/containerd"),
     ("runc", "usr/sbin/runc"),
     ("docker-registry", "usr/bin/docker-registry"),
     ("nginx", "usr/sbin/nginx"),
+    ("prometheus", PROMETHEUS),
 ];
+pub const PROMETHEUS: &str = "usr/bin/prometheus";
 
 /// A program of [`UNPACKED`].
 pub fn debian(cache: &Cache, program: &str) -> PathBuf {

@@ -10,6 +10,7 @@ mod join;
 mod kubeadm;
 mod node_sockets;
 mod pods;
+mod prometheus;
 mod refusals;
 mod requests;
 mod runtime_check;

@@ -18,7 +18,7 @@ use bed::{
 use serde_json::Value;
 
 use crate::{
-    node_sockets, series,
+    node_sockets, prometheus, series,
     world::{Group, World, expect, shell_pod},
 };
 
@@ -32,6 +32,7 @@ pub fn group() -> Group {
             ("every_request_has_upstreams_status_code", same_codes),
             ("the_nodes_own_sockets_answer_as_upstreams", node_sockets::same_answers),
             ("what_is_measured_has_upstreams_names", series::same_names),
+            ("prometheus_reads_all_that_is_measured", prometheus::scrapes_all),
         ],
     }
 }
