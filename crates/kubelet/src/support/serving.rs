@@ -44,6 +44,8 @@ pub const DIFFERENCES: &[&str] = &[
     "YAML is read as YAML 1.2 with `yes`, `no`, `on` and `off` still booleans; octal numbers with a leading 0 are not.",
     "A path that leads nowhere is answered 404 only to who is authenticated and allowed to ask; upstream answers it to anybody.",
     "The server never redirects: `/logs`, `/runningpods` and `/debug/pprof` are answered as with a slash at the end; upstream answers 307, to anybody.",
+    "A client that takes nothing of a reply for two minutes (of a log: four hours) loses its connection, and beyond 2048 streams and logs at once more of them are answered 429; upstream gives every reply four hours and counts none.",
+    "The runtime's state is asked for every 10 s once it is ready, as often as the node's status is looked at; upstream asks every 5 s.",
     "A UID in the path of exec and run must be the pod's, else 404, so that no command runs in a pod that took the name of another; upstream ignores it.",
     "With cgroups of version 1, `/stats/summary` shows no pressure (psi); upstream shows zeros.",
     "The times of `container_fs_*_seconds_total` on `/metrics/cadvisor` are in seconds; upstream's are the kernel's milliseconds divided by 10^9.",
