@@ -300,7 +300,11 @@ impl Stream {
     /// Writes that many bytes at once, begins to read after the pause, and returns how many came back.
     pub async fn echo_late(self, bytes: usize, pause: Duration) -> usize {
         let (mut from, mut to) = tokio::io::split(self.io);
-        let writing = tokio::spawn(async move { to.write_all(&vec![b'x'; bytes]).await.map(|()| to) });
+        let writing = tokio::spawn(async move {
+            to.write_all(&vec![b'x'; bytes]).await?;
+            // TLS may have kept the last of it.
+            to.flush().await.map(|()| to)
+        });
         tokio::time::sleep(pause).await;
         let (mut back, mut buffer) = (0, vec![0; 64 * 1024]);
         while back < bytes {
