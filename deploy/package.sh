@@ -2,16 +2,18 @@
 # Makes a Debian package of a static kubelet: package.sh BINARY ARCHITECTURE OUT, the architecture as Debian names it.
 # The same sources give the same bytes: the time of every file is SOURCE_DATE_EPOCH, or else the last commit's.
 set -eu
+# Before the change of directory: both may be relative to the caller's.
+binary=$(realpath "$1") architecture=$2 out=$(realpath -m "$3")
 cd "$(dirname "$0")"
-binary=$1 architecture=$2 out=$3
 limit=$((20 * 1024 * 1024))
 
 size=$(stat -c %s "$binary")
 [ "$size" -le "$limit" ] || { echo "$binary is of $size bytes, more than $limit" >&2; exit 1; }
-if readelf -lW "$binary" | grep -q INTERP; then
+headers=$(readelf -lW "$binary") || { echo "$binary is no program that readelf can read" >&2; exit 1; }
+case $headers in *INTERP*)
     echo "$binary is not static" >&2
     exit 1
-fi
+esac
 
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 export SOURCE_DATE_EPOCH

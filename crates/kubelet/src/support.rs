@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn defaults_warn_of_nothing() {
         assert_eq!(warned(&[]), Vec::<String>::new());
-        assert_eq!(warned(&["--runtime-cgroups=", "--cpu-manager-policy=none"]), Vec::<String>::new());
+        assert_eq!(warned(&["--runtime-cgroups=/x", "--cpu-manager-policy=none"]), Vec::<String>::new());
     }
 
     #[test]
@@ -93,21 +93,17 @@ mod tests {
         let args = [
             "--cpu-manager-policy=static",
             "--feature-gates=ContainerStopSignals=true,HPAScaleToZero=false",
-            "--runtime-cgroups=/x",
             "--max-pods=5",
         ];
-        assert_eq!(
-            warned(&args),
-            ["cpuManagerPolicy=static", "featureGates[ContainerStopSignals]=true", "--runtime-cgroups=/x"]
-        );
+        assert_eq!(warned(&args), ["cpuManagerPolicy=static", "featureGates[ContainerStopSignals]=true"]);
     }
 
     /// What kind and kubeadm write for it is in testdata/kind.
     #[test]
-    fn a_node_of_kind_asks_for_nothing_that_is_not_there_but_the_runtimes_cgroup() {
+    fn a_node_of_kind_asks_for_nothing_that_is_not_there() {
         let config = concat!("--config=", env!("CARGO_MANIFEST_DIR"), "/testdata/kind/config.yaml");
         let flags = include_str!("../testdata/kind/flags").lines();
         let flags: Vec<&str> = flags.map(|f| if f.starts_with("--config=") { config } else { f }).collect();
-        assert_eq!(warned(&flags), ["--runtime-cgroups=/system.slice/containerd.service"]);
+        assert_eq!(warned(&flags), Vec::<String>::new());
     }
 }

@@ -93,6 +93,8 @@ pub struct ServerDeps {
     pub clock: host::Clock,
     pub cri: cri::Cri,
     pub cgroups: cgroups::Cgroups,
+    /// Where the runtime's own processes are, below the hierarchies (`--runtime-cgroups`); None: not shown.
+    pub runtime_cgroup: Option<String>,
     pub pods: PodsView,
     pub observed: Observed,
     pub authenticator: Authenticator,

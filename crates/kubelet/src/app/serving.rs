@@ -74,6 +74,7 @@ pub(super) async fn start(
         clock,
         cri: cri.clone(),
         cgroups: cgroups.clone(),
+        runtime_cgroup: Some(options.flags.runtime_cgroups.clone()).filter(|path| !path.is_empty()),
         pods: server::PodsView::new(rows),
         observed: Observed::new(move |uid: &PodUid| subscriber.peek(uid)),
         authenticator: authenticator(options, clock, api.as_ref())?,

@@ -185,7 +185,7 @@ pub static FLAGS: &[Flag] = &[
     mirror("rotate-certificates", Bool, "rotateCertificates"),
     mirror("rotate-server-certificates", Bool, "serverTLSBootstrap"),
     mirror("runonce", Bool, "runOnce"),
-    own("runtime-cgroups", Text, "", NotYet("the runtime stays in its cgroup"), "cgroup to move the runtime to"),
+    own("runtime-cgroups", Text, "", Works, "cgroup of the runtime's own processes, for statistics"),
     mirror("runtime-request-timeout", Duration, "runtimeRequestTimeout"),
     own("seccomp-default", Bool, "false", Works, "RuntimeDefault as the seccomp profile of all that ask for none"),
     mirror("serialize-image-pulls", Bool, "serializeImagePulls"),

@@ -33,6 +33,8 @@ pub struct Sample {
     pub network: Vec<Interface>,
     pub all_pods: Usage,
     pub kubepods_path: String,
+    /// Of the runtime's own processes, where it is known in which cgroup they are.
+    pub runtime: Option<Usage>,
     pub pods: Vec<PodSample>,
 }
 
@@ -110,6 +112,7 @@ fn read(deps: &ServerDeps) -> Sample {
         network: network::of_process("self", MOST_NODE_INTERFACES),
         all_pods: usage(Who::AllPods),
         kubepods_path: deps.cgroups.kubepods_path(),
+        runtime: deps.runtime_cgroup.as_deref().and_then(|path| deps.cgroups.usage(Who::Path(path)).ok()),
         pods: deps.pods.list().iter().filter_map(|row| pod(deps, row)).collect(),
     }
 }

@@ -269,19 +269,22 @@ pub fn summary<'a>(
     let reading = Reading { time: shown(now.at), elapsed, all: file_systems.is_some() };
     let booted = now.at.checked_sub(jiff::SignedDuration::try_from(now.mono.0).unwrap_or_default()).unwrap_or(now.at);
     let capacity = now.machine.memory_bytes;
-    let kubepods = Container {
-        name: "pods",
+    let system = |name, now, before| Container {
+        name,
         start_time: None,
-        cpu: reading.cpu(&now.all_pods, before.map(|before| &before.all_pods)),
-        memory: reading.memory(&now.all_pods, Some(capacity)),
-        io: reading.io(&now.all_pods),
+        cpu: reading.cpu(now, before),
+        memory: reading.memory(now, Some(capacity)),
+        io: reading.io(now),
         rootfs: None,
         logs: None,
-        swap: reading.swap(&now.all_pods, None),
+        swap: reading.swap(now, None),
     };
+    let kubepods = system("pods", &now.all_pods, before.map(|before| &before.all_pods));
+    let runtime = now.runtime.as_ref();
+    let runtime = runtime.map(|now| system("runtime", now, before.and_then(|before| before.runtime.as_ref())));
     let node = Node {
         node_name,
-        system_containers: vec![kubepods],
+        system_containers: std::iter::once(kubepods).chain(runtime).collect(),
         start_time: shown(booted),
         cpu: reading.cpu(&now.node, before.map(|before| &before.node)),
         memory: reading.memory(&now.node, Some(capacity)),
