@@ -1,5 +1,7 @@
 //! Questions about callers of the agent's own HTTPS port: who is it, and may it.
 
+use std::time::Duration;
+
 use k8s_openapi::{
     api::{
         authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus},
@@ -8,10 +10,15 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
+use serde::de::DeserializeOwned;
+
 use crate::{
     ApiError, ApiServer,
     request::{Call, path},
 };
+
+/// Between the tries of a question: a caller waits for its answer, and asking twice does no harm.
+const PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(900)];
 
 impl ApiServer {
     /// `audiences` empty: the API server's own.
@@ -20,7 +27,7 @@ impl ApiServer {
             TokenReviewSpec { token: token.to_owned(), audiences: (!audiences.is_empty()).then(|| audiences.to_vec()) };
         let review = TokenReview { metadata: ObjectMeta::default(), spec, status: None };
         let path = path::group("authentication.k8s.io/v1", "tokenreviews");
-        let answer: TokenReview = self.ask(Call::create(path, "tokenreview", &review)?).await?;
+        let answer: TokenReview = self.review(Call::create(path, "tokenreview", &review)?).await?;
         Ok(answer.status.unwrap_or_default())
     }
 
@@ -30,7 +37,18 @@ impl ApiServer {
     ) -> Result<SubjectAccessReviewStatus, ApiError> {
         let review = SubjectAccessReview { metadata: ObjectMeta::default(), spec, status: None };
         let path = path::group("authorization.k8s.io/v1", "subjectaccessreviews");
-        let answer: SubjectAccessReview = self.ask(Call::create(path, "subjectaccessreview", &review)?).await?;
+        let answer: SubjectAccessReview = self.review(Call::create(path, "subjectaccessreview", &review)?).await?;
         Ok(answer.status.unwrap_or_default())
+    }
+
+    /// Asks again where the connection broke off or the server is in trouble.
+    async fn review<T: DeserializeOwned>(&self, call: Call) -> Result<T, ApiError> {
+        for pause in PAUSES {
+            match self.ask(call.clone()).await {
+                Err(error) if error.is_transient() && !error.is_deadline() => tokio::time::sleep(pause).await,
+                answer => return answer,
+            }
+        }
+        self.ask(call).await
     }
 }

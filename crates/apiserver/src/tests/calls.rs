@@ -121,3 +121,19 @@ async fn the_node_is_followed() {
     fake.remove("/api/v1/nodes/node-a");
     node.wait_for(Option::is_none).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_question_about_a_caller_is_asked_again_after_trouble_but_not_after_a_refusal() {
+    const PATH: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    let fake = FakeApiserver::new();
+    let api = client(&fake);
+    fake.reply("POST", PATH, json!({"spec": {}, "status": {"allowed": true}}));
+    fake.refuse("POST", PATH, 500, "InternalError", Some(2));
+    assert!(api.subject_access_review(Default::default()).await.unwrap().allowed);
+    assert_eq!(fake.requests().len(), 3);
+    fake.refuse("POST", PATH, 403, "Forbidden", Some(1));
+    assert!(api.subject_access_review(Default::default()).await.unwrap_err().is_forbidden());
+    fake.refuse("POST", PATH, 500, "InternalError", None);
+    assert!(api.subject_access_review(Default::default()).await.unwrap_err().is_server_trouble());
+    assert_eq!(fake.requests().len(), 3 + 1 + 4);
+}
