@@ -147,12 +147,12 @@ impl Bench<'_> {
         let apiserver = self.cluster.daemons.pid("kube-apiserver").context("the API server is gone")?;
         let look = || {
             let runtime = proc::cpu(containerd) + shims.iter().map(|pid| proc::cpu(*pid)).sum::<f64>();
-            [proc::exact_cpu(pid), runtime, proc::cpu(apiserver), proc::wakeups(pid)]
+            Ok::<_, anyhow::Error>([proc::exact_cpu(pid)?, runtime, proc::cpu(apiserver), proc::wakeups(pid)])
         };
         let calls = self.cri_calls().await?;
-        let (begun, before) = (self.clock.mono(), look());
+        let (begun, before) = (self.clock.mono(), look()?);
         tokio::time::sleep(self.extent.quiet).await;
-        let (took, after) = (self.clock.mono().since(begun).as_secs_f64(), look());
+        let (took, after) = (self.clock.mono().since(begun).as_secs_f64(), look()?);
         let calls = self.cri_calls().await? - calls;
         let memory = proc::memory(pid)?;
         let mut add = |key: &str, value: f64| {
@@ -162,7 +162,10 @@ impl Bench<'_> {
         add("rss-#", memory.rss);
         add("anon-#", memory.anonymous);
         add("cpu-#", (after[0] - before[0]) / took * 1e3);
-        add("wakeups-#", (after[3] - before[3]) / took * 60.0);
+        // A thread that ended has taken its count with it.
+        if after[3] >= before[3] {
+            add("wakeups-#", (after[3] - before[3]) / took * 60.0);
+        }
         add("cri-#", calls / took * 60.0);
         if pods > 0 {
             add("runtime-#", (after[1] - before[1]) / took * 1e3);

@@ -1,8 +1,9 @@
 //! What processes cost, as /proc tells.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
+use nix::{time::ClockId, unistd::Pid};
 
 /// Of the agent, in MiB.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,13 +28,13 @@ pub fn cpu(pid: u32) -> f64 {
     after.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
-/// CPU seconds of the threads that live, exactly: for spans in which next to nothing happens.
-pub fn exact_cpu(pid: u32) -> f64 {
-    let nanos = threads(pid, "schedstat").filter_map(|t| t.split_whitespace().next()?.parse::<f64>().ok());
-    nanos.sum::<f64>() / 1e9
+/// The same to the nanosecond, for spans in which next to nothing happens.
+pub fn exact_cpu(pid: u32) -> Result<f64> {
+    let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid.try_into()?)).context("its CPU clock")?;
+    Ok(Duration::from(clock.now().context("its CPU time")?).as_secs_f64())
 }
 
-/// How often its threads have gone to sleep, hence been woken.
+/// How often its threads that live have gone to sleep, hence been woken.
 pub fn wakeups(pid: u32) -> f64 {
     let count = |status: String| {
         let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:").map(str::to_owned));
