@@ -25,8 +25,8 @@ build:
 install: build
 	install -D -m 755 $(KUBELET) $(DESTDIR)/usr/bin/kubelet
 
-# Static binaries for both architectures, and Debian packages of them in dist/. Needs `rustup target add` of both
-# targets and Debian's musl-tools, gcc-aarch64-linux-gnu and dpkg-dev.
+# Static binaries for both architectures, Debian packages and OCI images of them in dist/. Needs `rustup target add`
+# of both targets and Debian's musl-tools, gcc-aarch64-linux-gnu and dpkg-dev.
 packages: export CC_x86_64_unknown_linux_musl = musl-gcc
 packages: export CC_aarch64_unknown_linux_musl = aarch64-linux-gnu-gcc
 packages: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER = aarch64-linux-gnu-gcc
@@ -35,6 +35,8 @@ packages:
 	cargo build --release -p kubelet --target aarch64-unknown-linux-musl
 	deploy/package.sh $(CARGO_TARGET_DIR)/x86_64-unknown-linux-musl/release/kubelet amd64 $(CURDIR)/dist
 	deploy/package.sh $(CARGO_TARGET_DIR)/aarch64-unknown-linux-musl/release/kubelet arm64 $(CURDIR)/dist
+	deploy/image.sh $(CARGO_TARGET_DIR)/x86_64-unknown-linux-musl/release/kubelet amd64 $(CURDIR)/dist
+	deploy/image.sh $(CARGO_TARGET_DIR)/aarch64-unknown-linux-musl/release/kubelet arm64 $(CURDIR)/dist
 
 demo: doctor build
 	cargo run -q -p bed -- demo $(MODE) $(KUBELET)

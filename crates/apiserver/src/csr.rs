@@ -85,7 +85,7 @@ impl ApiServer {
             while let Some(change) = changes.recv().await {
                 let request = match change {
                     Change::Synced(requests) => requests.into_iter().next(),
-                    Change::Applied(request) => Some(request),
+                    Change::Applied(request) => Some(*request),
                     Change::Deleted(_) => None,
                 };
                 let Some(request) = request else { break };

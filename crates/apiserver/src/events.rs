@@ -34,7 +34,7 @@ pub struct Events {
 #[derive(Debug)]
 struct Shared {
     /// None: they are logged only.
-    queue: Option<mpsc::Sender<Event>>,
+    queue: Option<mpsc::Sender<Box<Event>>>,
     clock: Clock,
     node_name: String,
     dropped: AtomicU64,
@@ -54,7 +54,7 @@ impl Events {
         Self::new(None, Clock::start(), "")
     }
 
-    fn new(queue: Option<mpsc::Sender<Event>>, clock: Clock, node_name: &str) -> Self {
+    fn new(queue: Option<mpsc::Sender<Box<Event>>>, clock: Clock, node_name: &str) -> Self {
         let node_name = node_name.to_owned();
         let (dropped, last_stamp) = (AtomicU64::new(0), AtomicI64::new(0));
         Self { shared: Arc::new(Shared { queue, clock, node_name, dropped, last_stamp }) }
@@ -107,7 +107,7 @@ impl Events {
         tracing::info!(%object, fieldPath = path, kind = text(&about.kind), r#type = kind, reason, message, "event occurred");
         let Some(queue) = &self.shared.queue else { return };
         let event = self.event(about, kind, reason, message);
-        if queue.try_send(event).is_err() {
+        if queue.try_send(Box::new(event)).is_err() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -50,7 +50,8 @@ pub(crate) struct Gone {
 #[derive(Debug)]
 pub(crate) enum Change<K> {
     Synced(Vec<K>),
-    Applied(K),
+    /// A channel makes room for many changes at once, and an object is large.
+    Applied(Box<K>),
     Deleted(Gone),
 }
 
@@ -205,7 +206,7 @@ impl<K: Row> Follower<K> {
         }
         for item in items {
             if before.get(item.uid()).is_none_or(|known| known.version != item.version()) {
-                self.send(Change::Applied(item)).await?;
+                self.send(Change::Applied(Box::new(item))).await?;
             }
         }
         Ok(())
@@ -253,7 +254,7 @@ impl<K: Row> Follower<K> {
             "ADDED" | "MODIFIED" => {
                 let Some(row) = self.decode(call, event.object) else { return Ok(None) };
                 self.known.insert(row.uid().to_owned(), Known::of(&row));
-                self.send(Change::Applied(row)).await?;
+                self.send(Change::Applied(Box::new(row))).await?;
             }
             "DELETED" => {
                 let Some(row) = self.decode(call, event.object) else { return Ok(Some(Ended::Stale)) };

@@ -24,6 +24,7 @@ mod request;
 mod reviews;
 mod rows;
 mod services;
+mod shrink;
 #[cfg(test)]
 mod tests;
 mod tokens;

@@ -36,7 +36,7 @@ impl ApiServer {
                 match change {
                     None => return,
                     Some(Change::Synced(nodes)) => drop(state.send_replace(nodes.into_iter().next().map(Arc::new))),
-                    Some(Change::Applied(node)) => drop(state.send_replace(Some(Arc::new(node)))),
+                    Some(Change::Applied(node)) => drop(state.send_replace(Some(Arc::from(node)))),
                     Some(Change::Deleted(_)) => drop(state.send_replace(None)),
                 }
             }

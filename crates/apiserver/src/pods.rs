@@ -96,7 +96,7 @@ impl ApiServer {
 fn pod_event(change: Change<Pod>) -> PodEvent {
     match change {
         Change::Synced(pods) => PodEvent::Synced(pods.into_iter().map(Arc::new).collect()),
-        Change::Applied(pod) => PodEvent::Applied(Arc::new(pod)),
+        Change::Applied(pod) => PodEvent::Applied(Arc::from(pod)),
         Change::Deleted(gone) => {
             PodEvent::Deleted { uid: PodUid::new(gone.uid), key: PodKey::new(gone.namespace, gone.name) }
         }

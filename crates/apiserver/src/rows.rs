@@ -12,7 +12,7 @@ pub(crate) trait Row: DeserializeOwned + Send + 'static {
     fn namespace(&self) -> &str;
     fn name(&self) -> &str;
     fn version(&self) -> &str;
-    /// Drops what nobody reads.
+    /// Drops what nobody reads, and room that holds nothing.
     fn slim(&mut self) {}
 }
 
@@ -32,7 +32,7 @@ pub(crate) fn slim_meta(meta: &mut ObjectMeta, drop_last_applied: bool) {
 }
 
 macro_rules! row {
-    ($kind:ty, $drop_last_applied:literal) => {
+    ($kind:ty, $drop_last_applied:literal $(, $shrink:path)?) => {
         impl Row for $kind {
             fn uid(&self) -> &str {
                 text(&self.metadata.uid)
@@ -48,12 +48,13 @@ macro_rules! row {
             }
             fn slim(&mut self) {
                 slim_meta(&mut self.metadata, $drop_last_applied);
+                $($shrink(self);)?
             }
         }
     };
 }
 
-row!(Pod, false);
+row!(Pod, false, crate::shrink::shrink);
 row!(Node, false);
 row!(Secret, true);
 row!(ConfigMap, true);

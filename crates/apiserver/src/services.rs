@@ -101,7 +101,7 @@ impl Services {
 fn apply(index: &mut Index, change: Change<ServiceRow>) {
     match change {
         Change::Synced(rows) => rows.into_iter().for_each(|row| insert(index, row)),
-        Change::Applied(row) => insert(index, row),
+        Change::Applied(row) => insert(index, *row),
         Change::Deleted(gone) => {
             if let Some(services) = index.get_mut(&gone.namespace) {
                 services.remove(&gone.name);

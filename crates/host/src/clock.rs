@@ -23,6 +23,11 @@ impl Clock {
         Self { origin: Instant::now(), uptime: since_boot() }
     }
 
+    /// When the agent started.
+    pub fn started(&self) -> Mono {
+        Mono(self.uptime)
+    }
+
     /// Time in which the machine was suspended counts: what has a lifetime elsewhere, such as a token, ages meanwhile.
     pub fn mono(&self) -> Mono {
         Mono(self.uptime + elapsed(self.origin.elapsed(), since_boot().saturating_sub(self.uptime)))

@@ -5,18 +5,54 @@
 
 use std::{fs, ops::Range};
 
-/// What the C library's allocator holds for nobody, and the mapping of the program's pages, which come back from the
-/// page cache when they are used again.
-pub fn give_back() {
-    trim_heap();
-    let smaps = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-    let program = fs::read_link("/proc/self/exe").unwrap_or_default();
-    for pages in unchanged_pages(&smaps, &program.to_string_lossy()) {
-        // SAFETY: pages that are mapped from the program's file, that nobody can write to and that nobody has written
-        // to so far: the kernel may drop them at any time, and reads them again when they are touched. The program's
-        // own mappings stay where they are from before `main` until the end, so the range is still what smaps told.
-        unsafe { libc::madvise(pages.start as *mut libc::c_void, pages.len(), libc::MADV_DONTNEED) };
+/// The kernel maps up to 64 KiB around a page that is touched, as far as one mapping goes. Parts of this size are
+/// mappings of their own, so that less is mapped that is not used.
+const PART: usize = 16 << 10;
+
+/// Pages of the program's file and of its libraries that come back from the page cache when they are used again.
+pub struct Program {
+    unchanged: Vec<Range<usize>>,
+}
+
+impl Program {
+    /// Of the running program; to be called before anything is loaded that may be unloaded again.
+    pub fn running() -> Self {
+        let unchanged = unchanged_pages(&fs::read_to_string("/proc/self/smaps").unwrap_or_default());
+        for pages in unchanged.iter().flat_map(every_other) {
+            // SAFETY: what is left out of a dump of the process changes no memory. (A dump holds no pages of files; the
+            // kernel just keeps apart what differs in this.)
+            unsafe { libc::madvise(pages.start as *mut libc::c_void, pages.len(), libc::MADV_DONTDUMP) };
+        }
+        Self { unchanged }
     }
+
+    /// Gives back these pages, and what the C library's allocator holds for nobody.
+    pub fn give_back(&self) {
+        trim_heap();
+        for pages in &self.unchanged {
+            // SAFETY: pages that are mapped from a file, that nobody can write to and that nobody has written to: the
+            // kernel may drop them at any time, and reads them again when they are touched. The program and its
+            // libraries stay where they are from before `main` until the end.
+            unsafe { libc::madvise(pages.start as *mut libc::c_void, pages.len(), libc::MADV_DONTNEED) };
+        }
+    }
+}
+
+/// To be called before there are threads. The allocator else makes a heap for each of them, and what one thread frees
+/// does not help another.
+#[cfg(target_env = "gnu")]
+pub fn share_one_heap() {
+    // SAFETY: sets a number that the allocator reads when a thread asks for memory for the first time.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub fn share_one_heap() {}
+
+/// Not the first part, by whose beginning a dump tells which file it was.
+fn every_other(pages: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = pages.end;
+    (pages.start + PART..end).step_by(2 * PART).map(move |start| start..(start + PART).min(end))
 }
 
 #[cfg(target_env = "gnu")]
@@ -28,14 +64,14 @@ fn trim_heap() {
 #[cfg(not(target_env = "gnu"))]
 fn trim_heap() {}
 
-/// Where the program's file is mapped read-only and still is what the file holds. Constants with addresses in them are
-/// read-only too, but the loader has written to them.
-fn unchanged_pages(smaps: &str, program: &str) -> Vec<Range<usize>> {
+/// Where files are mapped read-only and are still what the files hold. Constants with addresses in them are read-only
+/// too, but the loader has written to them.
+fn unchanged_pages(smaps: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut mapping = None;
     for line in smaps.lines() {
         if let Some(of) = header(line) {
-            mapping = (of.path == program && matches!(of.rights, "r-xp" | "r--p")).then_some(of.pages);
+            mapping = (of.path.starts_with('/') && matches!(of.rights, "r-xp" | "r--p")).then_some(of.pages);
         } else if line.strip_prefix("Anonymous:").is_some_and(|kib| kib.trim() == "0 kB") {
             found.extend(mapping.take());
         }
@@ -82,21 +118,24 @@ Anonymous:             0 kB
 ";
 
     #[test]
-    fn only_clean_read_only_pages_of_the_program_are_given_back() {
-        let found = unchanged_pages(SMAPS, "/usr/bin/the kubelet");
-        assert_eq!(found, [0x55d0_c8a0_0000..0x55d0_c8b0_0000, 0x55d0_c8b0_0000..0x55d0_c8c0_0000]);
+    fn only_clean_read_only_pages_of_files_are_given_back() {
+        let program = [0x55d0_c8a0_0000..0x55d0_c8b0_0000, 0x55d0_c8b0_0000..0x55d0_c8c0_0000];
+        let library = 0x7f00_0000_0000..0x7f00_0010_0000;
+        assert_eq!(unchanged_pages(SMAPS), [&program[..], &[library]].concat());
+        assert_eq!(unchanged_pages(""), []);
     }
 
     #[test]
-    fn a_program_without_a_name_gives_nothing_back() {
-        assert_eq!(unchanged_pages(SMAPS, "/nowhere"), []);
-        assert_eq!(unchanged_pages("", ""), []);
+    fn a_mapping_is_cut_into_parts_but_for_its_beginning() {
+        let parts: Vec<_> = every_other(&(0x10_0000..0x10_0000 + 4 * PART + 0x1000)).collect();
+        assert_eq!(parts, [0x10_4000..0x10_8000, 0x10_c000..0x11_0000]);
+        assert_eq!(every_other(&(0x10_0000..0x10_1000)).count(), 0);
     }
 
     #[test]
     fn the_program_goes_on_after_it_gave_its_pages_back() {
         let kept = vec![7_u8; 1 << 20];
-        give_back();
+        Program::running().give_back();
         assert!(kept.iter().all(|byte| *byte == 7));
     }
 }

@@ -77,7 +77,8 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
     if let Some(rotation) = logs::rotation(&options, &cri, clock, &pleg)? {
         tasks.spawn(rotation.run(pleg.changes()));
     }
-    tasks.spawn(memory::run(pleg.changes(), host::memory::give_back));
+    let program = host::memory::Program::running();
+    tasks.spawn(memory::run(pleg.changes(), move || program.give_back()));
 
     let node_config = machine::node_config(&options, &root, new_machine)?;
     let (_pressure, pressure) = watch::channel(Pressure::default());

@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod explain;
 pub mod flags;
 pub mod gates;
+pub mod install;
 pub mod join;
 pub mod lock;
 pub mod logging;

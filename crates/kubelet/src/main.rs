@@ -4,46 +4,15 @@ use std::{process::ExitCode, time::Duration};
 
 use host::Clock;
 use kubelet::{
-    app, doctor, explain, join, lock, logging,
+    app, doctor, explain, install, join, lock, logging,
     options::{self, Options, Request},
 };
 
 fn main() -> ExitCode {
     let clock = Clock::start();
     let args: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
-    if args.first().is_some_and(|word| word == "explain") {
-        return match explain::ask(&args[1..]) {
-            Ok(answer) => {
-                print!("{answer}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                eprintln!("{error:#}");
-                ExitCode::FAILURE
-            }
-        };
-    }
-    if args.first().is_some_and(|word| word == "doctor") {
-        return match doctor::run(&args[1..], clock) {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::FAILURE,
-            Err(error) => {
-                eprintln!("{error:#}");
-                ExitCode::FAILURE
-            }
-        };
-    }
-    if args.first().is_some_and(|word| word == "join") {
-        return match join::run(&args[1..], clock) {
-            Ok(report) => {
-                print!("{report}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                eprintln!("{error:#}");
-                ExitCode::FAILURE
-            }
-        };
+    if let Some(ended) = command(&args, clock) {
+        return ended;
     }
     let outcome = match options::read(&args) {
         Ok(Request::Print { out, note }) => {
@@ -65,6 +34,26 @@ fn main() -> ExitCode {
     code
 }
 
+/// What the first word asks for besides the agent; None where it is a flag of the agent.
+fn command(args: &[String], clock: Clock) -> Option<ExitCode> {
+    let (word, rest) = args.split_first()?;
+    let good = match word.as_str() {
+        "explain" => explain::ask(rest).map(|answer| print!("{answer}")).map(|()| true),
+        "doctor" => doctor::run(rest, clock),
+        "join" => join::run(rest, clock).map(|report| print!("{report}")).map(|()| true),
+        "install" => install::run(rest).map(|()| true),
+        _ => return None,
+    };
+    Some(match good {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
 /// Longer than the time between two looks of an idle node at its disk, which would else make a thread each.
 const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(15);
 
@@ -73,6 +62,7 @@ fn start(options: Options, clock: Clock) -> anyhow::Result<()> {
     options.log_start();
     options.validate()?;
     let lock_file = options.flags.lock_file.clone();
+    host::memory::share_one_heap();
     let _lock = lock_file.as_deref().map(lock::acquire).transpose()?;
     let watched = lock_file.filter(|_| options.flags.exit_on_lock_contention);
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -14,6 +14,7 @@ pub mod admission;
 pub mod cgroups;
 pub mod http;
 pub mod node_api;
+pub mod node_startup;
 pub mod pleg;
 pub mod pods;
 pub mod probes;
@@ -22,11 +23,13 @@ pub mod rest_client;
 pub mod runtime_operations;
 pub mod slis;
 pub mod status;
+pub mod volumes;
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
 
 /// Registers what has no labels, so that it is shown before there is anything to count.
 pub fn show() {
+    node_startup::show();
     pleg::show();
     pods::show();
     resizes::show();

@@ -140,7 +140,10 @@ impl Cluster {
                 facts::own_node(&config, &reporter.machine, &local, &runtime, reporter.parts.clock.now())
             };
             let registered = match config.register {
-                true => Some(registration::register(&registrar, initial, config.new_machine).await),
+                true => {
+                    let clock = reporter.parts.clock;
+                    Some(registration::register(&registrar, clock, initial, config.new_machine).await)
+                }
                 false => None,
             };
             reporter.run(registered).await;

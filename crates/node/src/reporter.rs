@@ -9,6 +9,7 @@ use apiserver::{ApiError, ApiServer};
 use cri::Cri;
 use host::MachineFacts;
 use pod::{
+    Mono,
     api::{ContainerImage, Node},
     mounts::EventType,
 };
@@ -54,6 +55,8 @@ pub(crate) struct Memory {
     unschedulable: bool,
     pod_cidrs: watch::Sender<String>,
     last_error: String,
+    /// When the node was made, until it is ready for the first time.
+    made: Option<Mono>,
 }
 
 enum Wake {
@@ -77,6 +80,7 @@ impl Reporter {
                 self.announce(&Announcement::StatusIsNow(reason));
             }
         }
+        self.memory.made = registered.as_ref().filter(|registered| registered.is_new).map(|registered| registered.at);
         self.memory.newest = registered.map(|registered| Arc::new(registered.node));
         loop {
             self.see_node();
@@ -182,6 +186,11 @@ impl Reporter {
         // Only what the API knows now has happened; else an outage would repeat it every round.
         for announcement in &announcements {
             self.announce(announcement);
+        }
+        if announcements.contains(&Announcement::StatusIsNow("NodeReady"))
+            && let Some(made) = self.memory.made.take()
+        {
+            metrics::node_startup::ready(made.0, self.parts.clock.mono().0);
         }
         Ok(())
     }

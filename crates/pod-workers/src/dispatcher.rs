@@ -250,6 +250,9 @@ impl Dispatcher {
         self.parts.actuated.remove(uid);
         let key = inbox.borrow().desired.key.clone();
         if let Some(successor) = self.successors.remove(&key) {
+            if successor.uid == *uid {
+                metrics::pods::restarted(successor.is_static());
+            }
             self.set(successor);
         }
     }

@@ -17,8 +17,11 @@ pub(crate) async fn follow(view: PodsView, cgroups: Arc<Cgroups>) {
     let mut changes = view.active_changes();
     loop {
         changes.borrow_and_update();
-        let active: Vec<DesiredPod> = view.active().iter().map(|pod| pod.desired.clone()).collect();
-        let updated = cgroups.update_qos(&active).await;
+        let updated = {
+            // Not kept until the next change: these versions of the pods are soon old.
+            let active: Vec<DesiredPod> = view.active().iter().map(|pod| pod.desired.clone()).collect();
+            cgroups.update_qos(&active).await
+        };
         let changed = match &updated {
             Ok(()) => changes.changed().await,
             Err(error) => {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// One mount of one container, ready for the runtime.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContainerMount {
     pub name: String,
     pub container_path: String,

@@ -45,7 +45,9 @@ pub(crate) async fn run(site: HookSite<'_>, hook: &LifecycleHandler) -> Result<(
     } else if let Some(action) = &hook.http_get {
         http(site, action).await
     } else if let Some(action) = &hook.sleep {
+        let sleep = counters::Sleep::begun();
         tokio::time::sleep(Duration::from_secs(action.seconds.max(0) as u64)).await;
+        sleep.over();
         Ok(())
     } else {
         Err(HookError::Invalid)

@@ -83,9 +83,16 @@ impl Runtime {
     /// On an error nothing is left, but for what the runtime itself may have failed to undo.
     pub async fn create_sandbox(&self, pod: &DesiredPod, request: SandboxRequest<'_>) -> Result<SandboxId> {
         counters::STARTED_PODS.inc();
+        let own_users = userns::wants_own(pod);
+        if own_users {
+            counters::STARTED_USERNS_PODS.inc();
+        }
         let result = self.run_sandbox(pod, request).await;
         if result.is_err() {
             counters::STARTED_PODS_ERRORS.inc();
+            if own_users {
+                counters::STARTED_USERNS_PODS_ERRORS.inc();
+            }
             // Removes it only where it is empty: an earlier sandbox's logs stay.
             let _ = std::fs::remove_dir(self.config().root.pod_log(&pod.key, &pod.uid));
         }

@@ -65,6 +65,7 @@ impl Runtime {
         let kind = request.kind.as_str();
         counters::STARTED_CONTAINERS.with_label_values(&[kind]).inc();
         let result = self.start(request).await;
+        counters::image_volumes(request.mounts, &result);
         if let Err(e) = &result {
             counters::STARTED_CONTAINERS_ERRORS.with_label_values(&[kind, e.code()]).inc();
             if !matches!(e, RuntimeError::PostStart(_)) {

@@ -142,7 +142,7 @@ impl Book {
         }
         match outcome {
             Outcome::Synced(object) => {
-                if page.object.as_ref().is_none_or(|known| resource_version(&object) >= resource_version(known)) {
+                if page.object.as_ref().is_none_or(|known| resource_version(&object) > resource_version(known)) {
                     page.object = Some(object);
                 }
                 page.synced = job.version;
@@ -258,13 +258,15 @@ impl Page {
         }
     }
 
-    /// Takes a newer picture of the object; false for an echo of what is known.
+    /// Takes a newer picture of the object; false for an echo of what is known, which stands in for our own copy of
+    /// an answer: everybody else keeps the echo.
     fn see(&mut self, object: &Arc<Pod>) -> bool {
-        let newer = self.object.as_ref().is_some_and(|known| resource_version(object) > resource_version(known));
-        if newer {
+        let Some(known) = &self.object else { return false };
+        let (seen, known) = (resource_version(object), resource_version(known));
+        if seen >= known {
             self.object = Some(object.clone());
         }
-        newer
+        seen > known
     }
 
     /// Somebody else changed what is ours to say.

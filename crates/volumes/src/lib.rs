@@ -7,6 +7,7 @@
 
 mod atomic_writer;
 mod container_mounts;
+mod counted;
 mod disk;
 mod error;
 #[cfg(test)]

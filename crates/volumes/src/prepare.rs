@@ -77,6 +77,13 @@ pub fn mounts_other_volumes(before: &DesiredPod, now: &DesiredPod) -> bool {
     used_volumes(before) != used_volumes(now)
 }
 
+/// The pod's volumes that some container has.
+pub(crate) fn volumes_in_use(pod: &DesiredPod) -> impl Iterator<Item = &Volume> {
+    let used = used_volumes(pod);
+    let volumes = pod.spec().volumes.iter().flatten();
+    volumes.filter(move |v| used.mounted.contains(&v.name) || used.devices.contains(&v.name))
+}
+
 #[derive(Debug, Default, PartialEq)]
 struct Used {
     mounted: HashSet<String>,

@@ -47,6 +47,13 @@ impl Registry {
         entry.locks.clone()
     }
 
+    /// A newer version of a pod whose volumes stay as they are.
+    pub fn renew(&mut self, pod: &DesiredPod) {
+        if let Some(kept) = self.0.get_mut(&pod.uid).and_then(|entry| entry.pod.as_mut()) {
+            *kept = pod.clone();
+        }
+    }
+
     /// From here on nothing is put into the pod's directory.
     pub fn close(&mut self, uid: &PodUid) -> Locks {
         let entry = self.0.entry(uid.clone()).or_default();

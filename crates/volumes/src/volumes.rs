@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     container_mounts::{self, MountsFor, Planned},
-    disk,
+    counted, disk,
     error::{Cause, VolumeError},
     mounted::MountedVolumes,
     prepare::{Which, prepare},
@@ -88,6 +88,11 @@ impl Volumes {
         self.shared.inner.update(pod, Which::All, true).await
     }
 
+    /// A newer version of a mounted pod that changes nothing in its volumes; the older one need not be kept.
+    pub fn renew(&self, pod: &DesiredPod) {
+        self.shared.inner.registry().renew(pod);
+    }
+
     /// Takes down all volumes of the pod: subPath binds, tmpfs and other mounts, directories, tokens. What its dead
     /// containers left (termination logs, /etc/hosts) stays. No error when there is nothing.
     pub async fn unmount(&self, uid: &PodUid) -> Result<(), VolumeError> {
@@ -148,8 +153,12 @@ impl Inner {
         if enter && let Some(api) = &self.api {
             api.objects.hold_pod(pod);
         }
+        let began = self.clock.mono();
         let outcome = self.collect_and_set_up(pod, which, locks.disk).await;
         let now = self.clock.mono();
+        if which == Which::All {
+            counted::mounted(pod, outcome.as_ref().map(drop), now.since(began));
+        }
         match &outcome {
             Ok((_, renew_at)) => self.registry().succeeded(&pod.uid, *renew_at),
             // A worker calls again after a failed mount by itself.
@@ -200,10 +209,19 @@ impl Inner {
         uid: &PodUid,
         work: fn(&RootDir, &PodUid) -> Result<(), HostError>,
     ) -> Result<(), VolumeError> {
-        let locks = self.registry().close(uid);
+        let (locks, mounted) = {
+            let mut registry = self.registry();
+            let mounted = registry.pod(uid);
+            (registry.close(uid), mounted)
+        };
         let guard = locks.disk.lock_owned().await;
+        let began = self.clock.mono();
         let (root, of) = (self.root.clone(), uid.clone());
-        blocking(Some(guard), move || work(&root, &of)).await.map_err(|cause| VolumeError::TearDown { cause })?;
+        let done = blocking(Some(guard), move || work(&root, &of)).await;
+        if let Some(pod) = mounted {
+            counted::taken_down(&pod, done.is_ok(), self.clock.mono().since(began));
+        }
+        done.map_err(|cause| VolumeError::TearDown { cause })?;
         self.tokens.forget(uid);
         if let Some(api) = &self.api {
             api.objects.release(uid);

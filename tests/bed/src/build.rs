@@ -17,6 +17,7 @@ const RUNC: &str = "v1.5.2";
 const CNI: &str = "v1.9.1";
 const ETCD: &str = "v3.7.3";
 const COREDNS: &str = "v1.12.4";
+const METRICS_SERVER: &str = "v0.7.2";
 
 /// What the stack needs of Debian: image contents, tools of the suites. None of them is a service.
 const PACKAGES: &[&str] = &[
@@ -68,6 +69,14 @@ pub fn dns(cache: &Cache) -> Result<()> {
         let module = format!("github.com/coredns/coredns@{COREDNS}");
         run(go(cache.root()).args(["install", &module]).env("GOBIN", cache.bin("")).env("GOFLAGS", "-ldflags=-w"))
             .map(drop)
+    })
+}
+
+/// For the one test that wants it.
+pub fn metrics_server(cache: &Cache) -> Result<()> {
+    step("metrics-server", cache.bin("metrics-server").exists(), || {
+        let module = format!("sigs.k8s.io/metrics-server/cmd/metrics-server@{METRICS_SERVER}");
+        go_install(&cache.bin(""), false, &["-ldflags=-s -w".into(), module])
     })
 }
 

@@ -65,9 +65,10 @@ pub fn machine() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")).and_then(|l| l.split_once(": "));
     let cores = cpuinfo.lines().filter(|l| l.starts_with("processor")).count();
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let kernel: Vec<&str> = release.trim().split('.').take(2).collect();
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = memory.split_whitespace().nth(1).and_then(|k| k.parse::<f64>().ok()).unwrap_or_default();
     let model = model.map_or("unknown processor", |(_, model)| model);
-    format!("{cores} cores ({model}), {:.0} GiB, Linux {}", kib / 1024.0 / 1024.0, kernel.trim())
+    format!("{cores} cores ({model}), {:.0} GiB, Linux {}", kib / 1024.0 / 1024.0, kernel.join("."))
 }

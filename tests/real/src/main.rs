@@ -6,6 +6,7 @@
 mod churn;
 mod disruption;
 mod idle;
+mod install;
 mod join;
 mod kubeadm;
 mod node_sockets;
@@ -19,6 +20,8 @@ mod shutdown;
 mod static_pods;
 mod suite;
 mod swap;
+mod top;
+mod values;
 mod vm;
 mod workloads;
 mod world;

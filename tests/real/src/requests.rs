@@ -18,7 +18,7 @@ use bed::{
 use serde_json::Value;
 
 use crate::{
-    node_sockets, prometheus, series,
+    node_sockets, prometheus, series, top,
     world::{Group, World, expect, shell_pod},
 };
 
@@ -33,6 +33,7 @@ pub fn group() -> Group {
             ("the_nodes_own_sockets_answer_as_upstreams", node_sockets::same_answers),
             ("what_is_measured_has_upstreams_names", series::same_names),
             ("prometheus_reads_all_that_is_measured", prometheus::scrapes_all),
+            ("kubectl_top_shows_what_a_pod_and_the_node_use", top::shows_usage),
         ],
     }
 }

@@ -1,5 +1,5 @@
 //! The names of what the node's server measures: series with their labels, and fields of the summary, beside those
-//! of the upstream kubelet with the same pods on the same node.
+//! of the upstream kubelet with the same pods on the same node; and the values that must agree.
 
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path, thread::sleep, time::Duration};
 
@@ -10,7 +10,10 @@ use bed::{
 };
 use serde_json::{Value, json};
 
-use crate::world::{World, expect, shell_pod};
+use crate::{
+    values::{self, Samples},
+    world::{World, expect, shell_pod},
+};
 
 const EXPOSITIONS: [&str; 4] = ["metrics/resource", "metrics/probes", "metrics/cadvisor", "metrics"];
 const SUMMARY: &str = "stats/summary";
@@ -18,15 +21,20 @@ const SUMMARY: &str = "stats/summary";
 const SETTLE: Duration = Duration::from_secs(25);
 
 type Names = BTreeSet<String>;
+type NamesByEndpoint = Vec<(&'static str, Names)>;
 
-/// What upstream has and we lack makes the test fail but for what LEFT_OUT names; all of it is written to the reports.
+/// Values that differ (values.rs) and what upstream has and we lack make the test fail, but for what LEFT_OUT names; all names
+/// are written to the reports.
 pub fn same_names(w: &mut World) -> Result<()> {
     w.kubectl().apply(&measured().to_string())?;
     w.kubectl().until_ready("measured")?;
     let upstream = w.cluster.cache().bin("kubelet");
-    let theirs = names_of(w, Some(&upstream))?;
-    let ours = names_of(w, None)?;
+    let (theirs, their_values) = measured_by(w, Some(&upstream))?;
+    let (ours, our_values) = measured_by(w, None)?;
     let (mut report, mut missing) = (String::new(), Vec::new());
+    for ((endpoint, theirs), ours) in EXPOSITIONS.iter().zip(&their_values).zip(&our_values) {
+        missing.extend(values::differences(endpoint, theirs, ours));
+    }
     for ((endpoint, theirs), (_, ours)) in theirs.iter().zip(&ours) {
         for name in theirs.difference(ours) {
             let _ = writeln!(report, "{endpoint} lacks {name}");
@@ -45,15 +53,15 @@ pub fn same_names(w: &mut World) -> Result<()> {
     w.delete_pods(&["measured"])
 }
 
-/// With a probe, a volume and limits.
+/// With a probe, volumes and limits, and memory in use that stays what it is: files of a tmpfs.
 fn measured() -> Value {
-    let mut pod =
-        shell_pod("measured", &[("app", "echo said; echo x >/data/x; sleep 100000"), ("side", "sleep 100000")]);
+    let app = "echo said; echo x >/data/x; head -c 24m /dev/zero >/held/x; sleep 100000";
+    let mut pod = shell_pod("measured", &[("app", app), ("side", "sleep 100000")]);
     let app = &mut pod["spec"]["containers"][0];
     app["livenessProbe"] = json!({"exec": {"command": ["true"]}, "periodSeconds": 1});
     app["resources"] = json!({"limits": {"cpu": "500m", "memory": "64Mi"}});
-    app["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
-    pod["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
+    app["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}, {"name": "held", "mountPath": "/held"}]);
+    pod["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}, {"name": "held", "emptyDir": {"medium": "Memory"}}]);
     pod
 }
 
@@ -85,7 +93,6 @@ const LEFT_OUT: [(&str, &[&str]); 3] = [
             "plugin_manager_",
             "volume_manager_",
             "volume_operation_",
-            "storage_operation_",
             "reconstruct_volume_",
             "force_cleaned_failed_volume_",
             // Ways of working that this agent does not have: worker rounds that block, a second source of events,
@@ -96,13 +103,8 @@ const LEFT_OUT: [(&str, &[&str]); 3] = [
             "kubelet_volume_metric_collection_",
             "kubelet_container_log_filesystem_",
             "kubelet_orphan_pod_cleaned_",
-            "kubelet_node_startup_",
             "kubelet_first_network_pod_",
-            "kubelet_restarted_pods_",
-            "kubelet_image_volume_",
             "kubelet_imagemanager_",
-            "kubelet_sleep_action_",
-            "kubelet_started_user_namespaced_",
         ],
     ),
     // Memory of a kind that no longer is made; upstream shows zeros.
@@ -117,14 +119,17 @@ fn left_out(endpoint: &str, name: &str) -> bool {
     pressure || named.into_iter().any(|prefix| name.starts_with(prefix))
 }
 
-fn names_of(w: &World, program: Option<&Path>) -> Result<Vec<(&'static str, Names)>> {
+/// By endpoint the names, by exposition the values.
+fn measured_by(w: &World, program: Option<&Path>) -> Result<(NamesByEndpoint, Vec<Samples>)> {
     w.node().stop_kubelet();
     w.node().start_kubelet(program, Some(&w.cluster.dir))?;
     wait::until("the server to know the pod", wait::LONG, || Ok(get(w, SUMMARY)?.contains("\"measured\"")))?;
     sleep(SETTLE);
-    let mut all = Vec::new();
+    let (mut all, mut values) = (Vec::new(), Vec::new());
     for endpoint in EXPOSITIONS {
-        all.push((endpoint, series(&get(w, endpoint)?)));
+        let text = get(w, endpoint)?;
+        all.push((endpoint, series(&text)));
+        values.push(values::samples(&text));
     }
     let summary: Value = serde_json::from_str(&get(w, SUMMARY)?)?;
     let mut names = Names::new();
@@ -133,7 +138,7 @@ fn names_of(w: &World, program: Option<&Path>) -> Result<Vec<(&'static str, Name
     of_pod(&summary["pods"]);
     fields("node", &summary["node"], &mut names);
     all.push((SUMMARY, names));
-    Ok(all)
+    Ok((all, values))
 }
 
 pub fn get(w: &World, endpoint: &str) -> Result<String> {

@@ -17,6 +17,7 @@ pub fn group() -> Group {
             ("a_job_and_a_cron_job_complete", jobs_complete),
             ("a_stateful_set_keeps_its_names", stateful_set),
             ("a_daemon_set_runs_here", daemon_set),
+            ("the_agent_is_installed_by_a_daemon_set", crate::install::by_daemon_set),
         ],
     }
 }

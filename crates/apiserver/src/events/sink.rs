@@ -24,10 +24,10 @@ use crate::{
 const TRIES: u32 = 12;
 const BETWEEN_TRIES: Duration = Duration::from_secs(10);
 
-pub(super) async fn run(api: ApiServer, clock: Clock, mut queue: mpsc::Receiver<Event>) {
+pub(super) async fn run(api: ApiServer, clock: Clock, mut queue: mpsc::Receiver<Box<Event>>) {
     let mut correlator = Correlator::default();
     while let Some(event) = queue.recv().await {
-        match correlator.correlate(event, clock.mono()) {
+        match correlator.correlate(*event, clock.mono()) {
             Correlated::Dropped => {}
             Correlated::Create { event, key } => record(&api, &clock, &mut correlator, key, event, false).await,
             Correlated::Repeat { event, key } => record(&api, &clock, &mut correlator, key, event, true).await,

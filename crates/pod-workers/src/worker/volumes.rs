@@ -20,6 +20,8 @@ impl Worker {
         }
         if is_relabelled(&self.volumes_of, &self.desired) {
             self.tasks.spawn(actions::refresh_volumes(self.parts.clone(), self.desired.clone()));
+        } else {
+            self.parts.volumes.renew(&self.desired);
         }
         self.volumes_of = self.desired.clone();
     }

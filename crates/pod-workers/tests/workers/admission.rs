@@ -212,6 +212,7 @@ async fn a_static_pod_whose_manifest_is_put_back_starts_anew() {
     agent
         .until("another runs", || machine.cri.container(&web.uid, "app") != first && machine.cri.running() == ["app"])
         .await;
+    assert!(metrics::gather().contains("kubelet_restarted_pods_total{static=\"true\"}"));
     agent.until_running(&web).await;
     agent.removed(&web).await;
     agent.until_forgotten(&web).await;

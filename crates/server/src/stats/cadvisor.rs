@@ -37,8 +37,10 @@ pub fn render(sample: &Sample, extra: &Extra, facts: &MachineFacts) -> String {
     cadvisor_details::version(&mut text, facts);
     cpu(&mut text, &groups, at);
     let mut family = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Group<'_>) -> Option<f64>| {
-        let points =
-            groups.iter().filter_map(|group| Some(Point { labels: group.labels, value: value(group)?, at: Some(at) }));
+        // What does not change by being used has no time, as upstream.
+        let fixed = name.starts_with("container_spec_") || name == "container_start_time_seconds";
+        let at = (!fixed).then_some(at);
+        let points = groups.iter().filter_map(|group| Some(Point { labels: group.labels, value: value(group)?, at }));
         text.family(name, kind, help, LABELS, points);
     };
     family("container_last_seen", "gauge", "Last time this container was seen by the exporter", &|_| {

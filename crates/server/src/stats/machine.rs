@@ -20,21 +20,18 @@ impl Machine {
         let unit = u64::from(info.mem_unit);
         let cpus = fs::read_to_string("/sys/devices/system/cpu/online").map(|list| count(list.trim()));
         let (sockets, physical_cores) = topology();
+        let ids = host::MachineFacts::read();
         Self {
             sockets,
             physical_cores,
             memory_bytes: info.totalram * unit,
             swap_bytes: info.totalswap * unit,
             cpus: cpus.unwrap_or(1),
-            machine_id: line("/etc/machine-id"),
-            system_uuid: line("/sys/class/dmi/id/product_uuid"),
-            boot_id: line("/proc/sys/kernel/random/boot_id"),
+            machine_id: ids.machine_id,
+            system_uuid: ids.system_uuid,
+            boot_id: ids.boot_id,
         }
     }
-}
-
-fn line(path: &str) -> String {
-    fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
 }
 
 /// Sockets and cores, as the kernel numbers them; a machine that says nothing has one of each.

@@ -71,8 +71,9 @@ fn build_info(text: &mut Text, version: &str) {
     text.family("kubernetes_build_info", "gauge", help, labels, [point(values, 1)]);
 }
 
+/// Of an API pod the label `static` is empty, as upstream has it.
 fn flag(is: bool) -> &'static str {
-    if is { "true" } else { "false" }
+    if is { "true" } else { "" }
 }
 
 fn pods(text: &mut Text, rows: &[PodRow]) {
