@@ -32,7 +32,7 @@ pub use containers::ExecOutput;
 pub use error::{CriError, ErrorClass, Result};
 pub use events::{EventKind, EventStream, RuntimeEvent};
 pub use images::{Credentials, FilesystemUsage, Image, ImageFilesystems, PullRequest};
-pub use observe::AllObserved;
+pub use observe::{AllObserved, Detail, Made};
 pub use stats::{ContainerLayer, WritableLayer};
 pub use status::{CgroupDriver, Condition, Features, Handler, RuntimeStatus, Version};
 pub use streaming::Streams;

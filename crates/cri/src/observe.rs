@@ -1,4 +1,5 @@
-//! Pods as the runtime shows them: two list calls, and a status call for each entry that changed.
+//! Pods as the runtime shows them: two list calls, and a status call for each entry that changed. Who has just made
+//! something needs no list to find it: one status call shows it.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -53,6 +54,14 @@ impl Cri {
         let sandboxes: HashSet<&str> = listed.sandboxes.iter().map(|s| s.id.as_str()).collect();
         self.details.retain(&containers, &sandboxes);
         Ok(self.assemble(listed, self.timeout.min(DETAIL_DEADLINE)).await)
+    }
+
+    /// What somebody has just made. None when it is gone already.
+    pub async fn observe_made(&self, made: &Made) -> Result<Option<Detail>> {
+        match made {
+            Made::Sandbox(id) => self.sandbox_detail(id, self.timeout).await,
+            Made::Container { id, sandbox } => self.container_detail(id, sandbox.clone(), self.timeout).await,
+        }
     }
 
     async fn list(&self, label_selector: BTreeMap<String, String>, object: &str) -> Result<Listed> {
@@ -139,9 +148,35 @@ struct Listed {
     containers: Vec<v1::Container>,
 }
 
-enum Detail {
+/// What an action has made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Made {
+    Sandbox(SandboxId),
+    Container { id: ContainerId, sandbox: SandboxId },
+}
+
+/// One sandbox or container.
+#[derive(Clone, Debug)]
+pub enum Detail {
     Sandbox(ObservedSandbox),
     Container(Box<ObservedContainer>),
+}
+
+impl Detail {
+    /// In place of what the picture shows of the same, if anything.
+    pub fn put_into(self, pod: &mut ObservedPod) {
+        match self {
+            Self::Sandbox(sandbox) => {
+                pod.sandboxes.retain(|known| known.id != sandbox.id);
+                pod.sandboxes.push(sandbox);
+            }
+            Self::Container(container) => {
+                pod.containers.retain(|known| known.id != container.id);
+                pod.containers.push(*container);
+            }
+        }
+        newest_first(pod);
+    }
 }
 
 /// Pods under construction.

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use cri::Detail;
 use pod::{ContainerId, ObservedPod, PodKey, PodUid};
 use tokio::sync::watch;
 
@@ -123,6 +124,17 @@ impl Cache {
             self.publish_orphans();
         }
         current
+    }
+
+    /// A part of one pod was looked at; the rest is as it was. None where no picture stands that it could be a part of.
+    pub fn amend(&mut self, look: Look, uid: &PodUid, part: Detail) -> Option<Arc<ObservedPod>> {
+        let known = self.current(uid).filter(|pod| pod.version > 0)?;
+        if known.version > look {
+            return Some(known);
+        }
+        let mut pod = (*known).clone();
+        part.put_into(&mut pod);
+        Some(self.apply(look, pod))
     }
 
     /// All pods were looked at. What is neither in `pods` nor `unreadable` is not there.
@@ -253,6 +265,23 @@ mod tests {
         cache.apply_all(older, vec![web(&["s1"])], &HashSet::new());
         assert_eq!(ids(&rx.borrow()), ["s2", "s1"]);
         assert_eq!(rx.borrow().version, newer);
+    }
+
+    #[test]
+    fn a_part_changes_nothing_else_and_gives_way_to_a_newer_look() {
+        let mut cache = Cache::default();
+        let _rx = subscribe(&mut cache);
+        let part = |id: &str| Detail::Sandbox(web(&[id]).sandboxes.remove(0));
+        let uid = "web".into();
+        let look = cache.begin_look();
+        assert!(cache.amend(look, &uid, part("s2")).is_none(), "nothing is known of the pod yet");
+        let look = cache.begin_look();
+        cache.apply(look, web(&["s1"]));
+        let (part_look, newer) = (cache.begin_look(), cache.begin_look());
+        let amended = cache.amend(part_look, &uid, part("s2")).unwrap();
+        assert_eq!((ids(&amended), amended.version), (vec!["s2", "s1"], part_look));
+        cache.apply(newer, web(&["s3"]));
+        assert_eq!(ids(&cache.amend(part_look, &uid, part("s2")).unwrap()), ["s3"]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod termination;
 
 use std::{sync::Arc, time::Duration};
 
-use cri::Cri;
+use cri::{Cri, Made};
 use host::Clock;
 use pod::{ObservedPod, PodKey, PodUid};
 use tokio::{
@@ -96,6 +96,11 @@ impl Pleg {
     /// A picture taken after this call began, published too: for use after one's own actions.
     pub async fn relist(&self, uid: &PodUid) -> cri::Result<Arc<ObservedPod>> {
         self.observer.look_at(uid).await
+    }
+
+    /// As `relist`, with one call: shows what the caller has just made, while the rest may be as it was seen last.
+    pub async fn relist_made(&self, uid: &PodUid, made: &Made) -> cri::Result<Arc<ObservedPod>> {
+        self.observer.look_at_made(uid, made).await
     }
 
     /// Pods that the runtime has and nobody subscribed to. At the start of the agent that is all of them.

@@ -8,9 +8,9 @@ use std::{
     },
 };
 
-use cri::Cri;
+use cri::{Cri, Detail, Made};
 use host::Clock;
-use pod::{ObservedPod, PodUid};
+use pod::{ContainerState, ObservedPod, PodUid};
 use tokio::sync::{Notify, watch};
 
 use crate::{PlegConfig, cache::Cache, health::Health, termination::Messages};
@@ -82,6 +82,18 @@ impl Observer {
         result
     }
 
+    /// A picture that shows what the caller has just made; the rest of it may be older.
+    pub async fn look_at_made(&self, uid: &PodUid, made: &Made) -> cri::Result<Arc<ObservedPod>> {
+        let look = self.cache().begin_look();
+        if let Some(part) = self.cri.observe_made(made).await?
+            && !has_ended(&part)
+            && let Some(pod) = self.cache().amend(look, uid, part)
+        {
+            return Ok(pod);
+        }
+        self.look_at(uid).await
+    }
+
     async fn look_now(&self, uid: &PodUid) -> cri::Result<Arc<ObservedPod>> {
         let timer = metrics::pleg::POD_RELIST_DURATION.start_timer();
         let look = self.cache().begin_look();
@@ -127,4 +139,9 @@ impl Observer {
             turns.remove(uid);
         }
     }
+}
+
+/// Then there is more to read than its status.
+fn has_ended(part: &Detail) -> bool {
+    matches!(part, Detail::Container(container) if container.state == ContainerState::Exited)
 }

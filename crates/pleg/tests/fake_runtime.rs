@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use api_types::runtime::v1::{self as v1, ContainerEventType};
-use cri::{Code, Cri};
+use cri::{Code, Cri, Made};
 use futures::future::join_all;
 use host::Clock;
 use pleg::{Pleg, PlegConfig};
@@ -299,4 +299,26 @@ async fn all_work_ends_with_the_handle() {
     fake.forget_calls();
     sleep(Duration::from_secs(300)).await;
     assert_eq!(fake.call_log(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_just_made_is_shown_by_one_call() {
+    let fake = FakeCri::start();
+    let seeded = fake.seed(&web());
+    let (app, sandbox) = (seeded.containers["app"].clone(), seeded.sandbox.clone());
+    fake.edit_container(&app, |c| c.state = v1::ContainerState::ContainerCreated as i32);
+    let pleg = pleg_of(&fake).await;
+    let picture = subscribe(&pleg, &web());
+    assert_eq!(state(&picture), Some(ContainerState::Created));
+    fake.edit_container(&app, |c| c.state = v1::ContainerState::ContainerRunning as i32);
+    fake.forget_calls();
+    let made = Made::Container { id: app.clone(), sandbox };
+    let pod = pleg.relist_made(&web().uid, &made).await.unwrap();
+    assert_eq!((state(&picture), picture.borrow().version), (Some(ContainerState::Running), pod.version));
+    assert_eq!((lists(&fake), fake.calls("container_status")), (0, 1));
+    // One that has ended already left more to read than its status.
+    fake.exit(&app, 3);
+    let pod = pleg.relist_made(&web().uid, &made).await.unwrap();
+    assert_eq!(pod.newest("app").unwrap().exit_code, 3);
+    assert!(lists(&fake) > 0);
 }

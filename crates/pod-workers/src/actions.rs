@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use cri::Made;
 use futures::FutureExt;
 use images::Use;
 use pod::{
@@ -77,7 +78,9 @@ pub(crate) async fn create_sandbox(
     let request =
         SandboxRequest { attempt, cgroup_parent: &setup.cgroup_parent, volume_groups: &setup.volumes.extra_groups };
     let created = parts.runtime.create_sandbox(&desired, request).boxed().await;
-    relist(&parts, &desired).await;
+    // Of those that were stopped before, only a look at the whole pod shows that.
+    let made = created.as_ref().ok().filter(|_| before.sandboxes.is_empty()).cloned().map(Made::Sandbox);
+    relist_with(&parts, &desired, made).await;
     Done::Sandbox(created.map(drop).map_err(|e| {
         let waiting = e.waiting();
         Failure { waiting, retry_after: None, event_sent: false }
@@ -101,6 +104,14 @@ pub(crate) async fn relist(parts: &Parts, desired: &DesiredPod) -> bool {
     false
 }
 
+/// As [`relist`]; what was made is all that has changed.
+async fn relist_with(parts: &Parts, desired: &DesiredPod, made: Option<Made>) {
+    match made {
+        Some(made) if parts.pleg.relist_made(&desired.uid, &made).await.is_ok() => {}
+        _ => _ = relist(parts, desired).await,
+    }
+}
+
 pub(crate) async fn start(
     parts: Parts,
     desired: DesiredPod,
@@ -109,8 +120,9 @@ pub(crate) async fn start(
     start: StartContainer,
 ) -> Done {
     let result = try_start(&parts, &desired, &observed, &setup, &start).await;
-    relist(&parts, &desired).await;
-    Done::Started { name: start.name, result }
+    let made = result.as_ref().ok().cloned().flatten();
+    relist_with(&parts, &desired, made).await;
+    Done::Started { name: start.name, result: result.map(drop) }
 }
 
 async fn try_start(
@@ -119,9 +131,9 @@ async fn try_start(
     observed: &ObservedPod,
     setup: &Setup,
     start: &StartContainer,
-) -> Result<(), Failure> {
-    let Some((_, container)) = desired.container(&start.name) else { return Ok(()) };
-    let Some(sandbox) = observed.ready_sandbox() else { return Ok(()) };
+) -> Result<Option<Made>, Failure> {
+    let Some((_, container)) = desired.container(&start.name) else { return Ok(None) };
+    let Some(sandbox) = observed.ready_sandbox() else { return Ok(None) };
     let node = parts.node.borrow().clone();
     let image = container.image.as_deref().unwrap_or_default();
     // Boxed, one after the other: in one piece a start would hold 35 KiB while it waits for the runtime.
@@ -153,7 +165,7 @@ async fn try_start(
         parts.actuated.set_container(&desired.uid, &start.name, resize::effective(desired, &container));
     }
     let started = parts.runtime.start_container(request).boxed().await;
-    started.map(drop).map_err(|e| {
+    started.map(|id| Some(Made::Container { id, sandbox: sandbox.id.clone() })).map_err(|e| {
         // What was made counts as a run, and its back-off says when the next one may come.
         let retry_after = e.left_a_container().then_some(AFTER_A_RUN);
         Failure { waiting: e.waiting(), retry_after, event_sent: false }
