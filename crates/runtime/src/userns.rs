@@ -51,9 +51,28 @@ struct Mapping {
     length: u32,
 }
 
+impl Mappings {
+    fn one_range(host_id: u32, length: u32) -> Self {
+        let mapping = Mapping { host_id, container_id: 0, length };
+        Self { uids: vec![mapping.clone()], gids: vec![mapping] }
+    }
+
+    /// As the runtime is told.
+    fn told(&self) -> UserNamespace {
+        let one = |m: &Mapping| IdMapping { host_id: m.host_id, container_id: m.container_id, length: m.length };
+        let all = |list: &[Mapping]| list.iter().map(one).collect();
+        UserNamespace { mode: NamespaceMode::Pod as i32, uids: all(&self.uids), gids: all(&self.gids) }
+    }
+}
+
 /// A pod with the host's users.
 pub fn host_users() -> UserNamespace {
     UserNamespace { mode: NamespaceMode::Node as i32, ..UserNamespace::default() }
+}
+
+/// A pod with users of its own: so many, from that id of the host on.
+pub fn own_users(first: u32, count: u32) -> UserNamespace {
+    Mappings::one_range(first, count).told()
 }
 
 pub fn wants_own(pod: &DesiredPod) -> bool {
@@ -66,11 +85,7 @@ pub fn of_pod(root: &RootDir, uid: &PodUid, ids: &UserIds) -> Result<UserNamespa
         Some(mappings) => mappings,
         None => allocate(root, uid, ids)?,
     };
-    let convert = |list: &[Mapping]| {
-        let one = |m: &Mapping| IdMapping { host_id: m.host_id, container_id: m.container_id, length: m.length };
-        list.iter().map(one).collect()
-    };
-    Ok(UserNamespace { mode: NamespaceMode::Pod as i32, uids: convert(&mappings.uids), gids: convert(&mappings.gids) })
+    Ok(mappings.told())
 }
 
 fn read(root: &RootDir, uid: &PodUid) -> Result<Option<Mappings>, UsernsError> {
@@ -93,8 +108,7 @@ fn allocate(root: &RootDir, uid: &PodUid, ids: &UserIds) -> Result<Mappings, Use
         taken.extend(mappings.iter().flat_map(|m| &m.uids).map(|m| m.host_id / ids.per_pod));
     }
     let free = ids.ranges.clone().find(|n| !taken.contains(n)).ok_or(UsernsError::Exhausted)?;
-    let mapping = Mapping { host_id: free * ids.per_pod, container_id: 0, length: ids.per_pod };
-    let mappings = Mappings { uids: vec![mapping.clone()], gids: vec![mapping] };
+    let mappings = Mappings::one_range(free * ids.per_pod, ids.per_pod);
     let json = serde_json::to_vec(&mappings).unwrap_or_default();
     host::root_dir::make_dir(&root.pod(uid), host::root_dir::DIR_MODE)?;
     atomic_file::write(&root.user_namespace(uid), &json, 0o644)?;

@@ -11,6 +11,7 @@ use rustls::{
     server::danger::ClientCertVerifier,
 };
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{
@@ -54,8 +55,12 @@ pub struct Authenticator {
     anonymous: bool,
     ttl: Duration,
     reviewed: TtlCache<[u8; 32], Option<Arc<User>>>,
+    /// Anybody who reaches the port can ask about tokens: only so many at a time.
+    reviews: Semaphore,
     clock: Clock,
 }
+
+const MOST_REVIEWS: usize = 32;
 
 impl Authenticator {
     /// `review` is None without webhook authentication; `ttl` is authentication.webhook.cacheTTL (2 minutes).
@@ -66,7 +71,15 @@ impl Authenticator {
         anonymous: bool,
         ttl: Duration,
     ) -> Self {
-        Self { client_ca, review, anonymous, ttl, reviewed: TtlCache::new(4096), clock }
+        Self {
+            client_ca,
+            review,
+            anonymous,
+            ttl,
+            reviewed: TtlCache::new(4096),
+            reviews: Semaphore::new(MOST_REVIEWS),
+            clock,
+        }
     }
 
     /// None: 401. A certificate or token that is there but bad never becomes anonymous.
@@ -102,13 +115,27 @@ impl Authenticator {
         let answer = match self.reviewed.get(&key, self.clock.mono()) {
             Some(answer) => answer,
             None => {
-                let answer = review(token).await.map_err(|source| ServerError::TokenReview { source }.chain())?;
-                let answer = answer.map(|user| Arc::new(user.authenticated()));
-                self.reviewed.put(key, answer.clone(), self.clock.mono(), self.ttl);
-                answer
+                let _turn = self.reviews.acquire().await;
+                match self.reviewed.get(&key, self.clock.mono()) {
+                    // Somebody else has asked meanwhile.
+                    Some(answer) => answer,
+                    None => self.reviewed_now(review.as_ref(), key, token).await?,
+                }
             }
         };
         answer.map(Some).ok_or_else(|| "invalid bearer token".into())
+    }
+
+    async fn reviewed_now(
+        &self,
+        review: &ReviewToken,
+        key: [u8; 32],
+        token: String,
+    ) -> Result<Option<Arc<User>>, String> {
+        let answer = review(token).await.map_err(|source| ServerError::TokenReview { source }.chain())?;
+        let answer = answer.map(|user| Arc::new(user.authenticated()));
+        self.reviewed.put(key, answer.clone(), self.clock.mono(), self.ttl);
+        Ok(answer)
     }
 }
 

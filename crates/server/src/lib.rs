@@ -34,3 +34,4 @@ pub use authz::Authorizer;
 pub use deps::{HealthCheck, Limits, Observed, PodRow, PodsView, ServerConfig, ServerDeps, SetVerbosity};
 pub use error::ServerError;
 pub use listen::{Listeners, Server, TlsListener, TlsProvider, bind};
+pub use stream::client as stream_client;

@@ -30,6 +30,8 @@ use crate::{
 use query::LogQuery;
 
 const MOST_LINKS: u32 = 8;
+/// Of one directory in a listing.
+const MOST_NAMES: usize = 10_000;
 
 enum Found {
     Directory(Vec<String>),
@@ -159,6 +161,9 @@ fn entries(directory: OwnedFd) -> rustix::io::Result<Found> {
     for entry in rustix::fs::Dir::read_from(&directory)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy();
+        if names.len() == MOST_NAMES {
+            break;
+        }
         if name != "." && name != ".." {
             names.push(if entry.file_type() == FileType::Directory { format!("{name}/") } else { name.into_owned() });
         }
@@ -176,6 +181,9 @@ fn listing(at: &str, names: &[String]) -> String {
         let href = href.replace('+', "%20").replace("%2F", "/");
         let shown = name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
         let _ = writeln!(html, "<a href=\"{at}/{href}\">{shown}</a>");
+    }
+    if names.len() == MOST_NAMES {
+        let _ = writeln!(html, "no more than {MOST_NAMES} names are listed; what is not here is found by its name");
     }
     html.push_str("</pre>\n");
     html
@@ -247,5 +255,12 @@ mod tests {
         let html = listing("/logs/", &["<x>/".into(), "a b".into()]);
         assert!(html.contains("<a href=\"/logs/%3Cx%3E/\">&lt;x&gt;/</a>"), "{html}");
         assert!(html.contains("href=\"/logs/a%20b\""), "{html}");
+    }
+
+    #[test]
+    fn a_listing_that_is_cut_says_so() {
+        let names = vec!["x".to_owned(); MOST_NAMES];
+        assert!(listing("/logs/", &names).contains("no more than 10000 names"));
+        assert!(!listing("/logs/", &names[1..]).contains("no more than"));
     }
 }

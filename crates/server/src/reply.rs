@@ -21,6 +21,15 @@ pub fn full(content: impl Into<Bytes>) -> Body {
     Full::new(content.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
+/// With something that is given back when the body has been sent, or is not wanted any more.
+pub fn holding(body: Body, held: impl Send + 'static) -> Body {
+    body.map_frame(move |frame| {
+        let _held = &held;
+        frame
+    })
+    .boxed_unsync()
+}
+
 pub fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
@@ -71,4 +80,21 @@ pub fn too_many_requests() -> Reply {
     let mut reply = text(StatusCode::TOO_MANY_REQUESTS, "too many requests in flight, try again later");
     reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     reply
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_body_holds_is_free_once_it_was_read() {
+        let held = Arc::new(());
+        let mut body = holding(full("x"), held.clone());
+        assert!(body.frame().await.is_some());
+        assert_eq!(Arc::strong_count(&held), 2);
+        drop(body);
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
 }

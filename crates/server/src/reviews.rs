@@ -12,25 +12,34 @@ use k8s_openapi::api::{
 use crate::{
     authn::{ReviewToken, User},
     authz::{Access, ReviewAccess},
+    error::ReviewError,
 };
 
 /// For [`crate::Authenticator`]. `audiences` empty: the API server's own.
 pub fn tokens(api: ApiServer, audiences: Vec<String>) -> Arc<ReviewToken> {
     Arc::new(move |token| {
         let (api, audiences) = (api.clone(), audiences.clone());
-        async move { Ok(user(api.token_review(&token, &audiences).await?)) }.boxed()
+        async move { user(api.token_review(&token, &audiences).await?) }.boxed()
     })
 }
 
-fn user(status: TokenReviewStatus) -> Option<User> {
-    let user = status.user.filter(|_| status.authenticated == Some(true))?;
+/// A refusal that is told with an error is no answer: an authenticator behind the API server failed, and may know the
+/// token the next time.
+fn user(status: TokenReviewStatus) -> Result<Option<User>, ReviewError> {
+    if status.authenticated != Some(true) {
+        return match status.error.filter(|error| !error.is_empty()) {
+            Some(error) => Err(error.into()),
+            None => Ok(None),
+        };
+    }
+    let Some(user) = status.user else { return Ok(None) };
     let extra: BTreeMap<_, _> = user.extra.unwrap_or_default().into_iter().collect();
-    Some(User {
+    Ok(Some(User {
         name: user.username.unwrap_or_default(),
         uid: user.uid.unwrap_or_default(),
         groups: user.groups.unwrap_or_default(),
         extra,
-    })
+    }))
 }
 
 /// For [`crate::Authorizer`].
@@ -71,8 +80,15 @@ mod tests {
     fn an_unauthenticated_answer_names_nobody() {
         let named = UserInfo { username: Some("eve".into()), ..UserInfo::default() };
         let status = TokenReviewStatus { user: Some(named), authenticated: Some(false), ..Default::default() };
-        assert_eq!(user(status.clone()), None);
-        assert_eq!(user(TokenReviewStatus { authenticated: Some(true), ..status }).unwrap().name, "eve");
+        assert_eq!(user(status.clone()).unwrap(), None);
+        let known = user(TokenReviewStatus { authenticated: Some(true), ..status }).unwrap();
+        assert_eq!(known.unwrap().name, "eve");
+    }
+
+    #[test]
+    fn an_authenticator_that_failed_has_not_refused() {
+        let failed = TokenReviewStatus { error: Some("the webhook is away".into()), ..Default::default() };
+        assert_eq!(user(failed).unwrap_err().to_string(), "the webhook is away");
     }
 
     #[test]

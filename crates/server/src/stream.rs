@@ -4,9 +4,11 @@
 //! (the runtime does not speak it), and a tunnel of SPDY in websocket frames is unwrapped.
 
 mod checkpoint;
+pub mod client;
 mod copy;
 mod parameters;
 mod passthrough;
+mod remote_command;
 mod runtime_url;
 mod session;
 mod spdy;
@@ -103,7 +105,7 @@ fn bad_request(message: String) -> Reply {
 
 /// `/run`: a command to its end, its output as the reply.
 pub async fn run(context: &Arc<Context>, call: Call) -> Reply {
-    let Ok(_slot) = context.streams.try_acquire() else { return reply::too_many_requests() };
+    let Ok(slot) = context.streams.clone().try_acquire_owned() else { return reply::too_many_requests() };
     let query = call.query();
     let command: Vec<String> = query.first("cmd").unwrap_or_default().split(' ').map(str::to_owned).collect();
     let container = match target::running_container(context, &call) {
@@ -112,7 +114,9 @@ pub async fn run(context: &Arc<Context>, call: Call) -> Reply {
     };
     match context.deps.cri.exec_sync(&container, &command, std::time::Duration::ZERO).await {
         Ok(output) if output.exit_code == 0 => {
-            reply::typed(StatusCode::OK, reply::JSON, [output.stdout, output.stderr].concat())
+            let said = [output.stdout, output.stderr].concat();
+            // As large as a reply of the runtime may be: the slot is taken until the client has read it.
+            reply::typed(StatusCode::OK, reply::JSON, said).map(|body| reply::holding(body, slot))
         }
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -61,7 +61,8 @@ fn measured() -> Value {
     app["livenessProbe"] = json!({"exec": {"command": ["true"]}, "periodSeconds": 1});
     app["resources"] = json!({"limits": {"cpu": "500m", "memory": "64Mi"}});
     app["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}, {"name": "held", "mountPath": "/held"}]);
-    pod["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}, {"name": "held", "emptyDir": {"medium": "Memory"}}]);
+    pod["spec"]["volumes"] =
+        json!([{"name": "data", "emptyDir": {}}, {"name": "held", "emptyDir": {"medium": "Memory"}}]);
     pod
 }
 

@@ -10,6 +10,8 @@ mod node;
 mod pods;
 mod report;
 mod running;
+mod streams;
+mod users;
 
 use std::{path::Path, time::Duration};
 
@@ -56,7 +58,9 @@ async fn with_pods(place: &Place, image: Option<&str>, report: &mut Report) -> a
     let images = node::images(&place.cri, image, report).await;
     if let Some(image) = life::check(place, &images, report).await? {
         host::check(place, &image, report).await?;
+        users::check(place, &image, report).await?;
     }
+    report.add(calls::UNKNOWN_HANDLER, node::unknown_handler(place).await);
     Ok(())
 }
 

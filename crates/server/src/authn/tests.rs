@@ -127,3 +127,26 @@ fn a_websocket_may_carry_its_token_as_a_subprotocol() {
     assert_eq!(bearer_token(&headers).as_deref(), Some("tok"));
     assert_eq!(bearer_token(&bearer("")), None);
 }
+
+#[tokio::test]
+async fn a_crowd_of_unknown_tokens_is_asked_about_in_turns() {
+    let ca = ca();
+    let (most, now) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (seen, counter) = (most.clone(), now.clone());
+    let review = move |_: String| -> BoxFuture<'static, Result<Option<User>, ReviewError>> {
+        seen.fetch_max(counter.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        let counter = counter.clone();
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            counter.fetch_sub(1, Ordering::SeqCst);
+            Ok(None)
+        })
+    };
+    let verifier = ca.verifier.clone();
+    let client_ca: Arc<ClientCa> = Arc::new(move || Some(verifier.clone()));
+    let ttl = Duration::from_secs(120);
+    let authenticator = Authenticator::new(Clock::start(), client_ca, Some(Arc::new(review)), true, ttl);
+    let headers: Vec<_> = (0..200).map(|n| bearer(&n.to_string())).collect();
+    futures::future::join_all(headers.iter().map(|headers| authenticator.who(&[], headers))).await;
+    assert_eq!(most.load(Ordering::SeqCst), MOST_REVIEWS);
+}

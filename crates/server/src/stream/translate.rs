@@ -8,8 +8,7 @@ use std::{pin::pin, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt as _, Stream as Messages, StreamExt as _, future, stream::SplitSink};
-use http::{HeaderValue, Request, StatusCode, header};
-use hyper::body::Incoming;
+use http::Request;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{
@@ -29,10 +28,11 @@ use super::{
     copy::Activity,
     parameters::StreamParameters,
     passthrough,
-    session::{Sender, Session, Stream},
+    remote_command::{self, MOST_STATUS_BYTES, NOT_ACCEPTED, STREAM_CREATION, Streams},
+    session::{Sender, Stream},
     websocket,
 };
-use crate::{dispatch::Call, error::chain, reply::Reply};
+use crate::{dispatch::Call, reply::Reply};
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -41,13 +41,8 @@ const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 const END_OF_CHANNEL: u8 = 255;
 
-const V4: &str = "v4.channel.k8s.io";
-/// How long the runtime may take to accept the streams, as upstream has it.
-const STREAM_CREATION: Duration = Duration::from_secs(30);
 /// How long the client may take to read the end.
 const FAREWELL: Duration = Duration::from_secs(5);
-const NOT_ACCEPTED: &str = "the runtime did not accept the streams";
-const MOST_STATUS_BYTES: usize = 64 * 1024;
 
 pub fn serve(call: Call, joint: Joint, wanted: StreamParameters) -> Reply {
     let accepted = match websocket::accept(&call.head.headers, Some(websocket::V5)) {
@@ -73,44 +68,13 @@ async fn run(call: Call, joint: Joint, wanted: StreamParameters) {
     let client = WebSocketStream::from_raw_socket(client, Role::Server, Some(websocket::config())).await;
     let runtime = async {
         let request = request.map_err(|_| "the runtime's streaming URL is malformed".to_owned())?;
-        connect(&joint, request).await
+        remote_command::connect(&joint.url, request, remote_command::V4).await
     };
     translate(client, runtime, wanted, joint.idle).await;
 }
 
-/// Upgraded to SPDY/3.1 with remote command version 4; `Err` is for the client.
-async fn connect(
-    joint: &Joint,
-    request: Request<http_body_util::Empty<Bytes>>,
-) -> Result<TokioIo<hyper::upgrade::Upgraded>, String> {
-    let answer = joint.url.ask(request).await.map_err(|error| error.chain())?;
-    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Err(refusal(answer).await);
-    }
-    let protocol = answer.headers().get("x-stream-protocol-version").and_then(|value| value.to_str().ok());
-    if protocol != Some(V4) {
-        return Err(format!("the runtime chose the stream protocol {protocol:?} instead of {V4}"));
-    }
-    let upgraded = hyper::upgrade::on(answer).await.map_err(|error| chain(&error))?;
-    Ok(TokioIo::new(upgraded))
-}
-
-async fn refusal(answer: http::Response<Incoming>) -> String {
-    use http_body_util::BodyExt as _;
-    let status = answer.status();
-    let reply = match passthrough::relay_refusal(answer).await.into_body().collect().await {
-        Ok(body) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
-        Err(error) => error.to_string(),
-    };
-    format!("unable to upgrade connection: {} {}", status.as_u16(), reply.trim_end())
-}
-
 fn spdy_request(joint: &Joint, call: &Call) -> Result<Request<http_body_util::Empty<Bytes>>, Reply> {
-    let mut headers = http::HeaderMap::new();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("SPDY/3.1"));
-    headers.insert("x-stream-protocol-version", HeaderValue::from_static(V4));
-    passthrough::request(joint, http::Method::POST, &headers, call.peer)
+    passthrough::request(joint, http::Method::POST, &remote_command::spdy(remote_command::V4), call.peer)
 }
 
 /// Joins the two until the command ends, the client goes, or both are idle too long.
@@ -229,15 +193,6 @@ fn on_channel(channel: u8, data: &[u8]) -> Message {
     Message::Binary(frame.freeze())
 }
 
-/// The streams of remote command version 4, each None where it was not wanted.
-struct Streams {
-    error: Stream,
-    stdin: Option<Stream>,
-    stdout: Option<Stream>,
-    stderr: Option<Stream>,
-    resize: Option<Stream>,
-}
-
 /// Until the command ends, the client goes, or both are idle too long.
 async fn exchange<R>(
     runtime: R,
@@ -249,15 +204,16 @@ async fn exchange<R>(
 where
     R: AsyncRead + AsyncWrite + Send + 'static,
 {
-    let (session, mut streams) = match tokio::time::timeout(STREAM_CREATION, open(runtime, wanted)).await {
-        Ok(Ok(opened)) => opened,
-        Ok(Err(error)) => return End::Status(internal_error(&error.to_string())),
-        Err(_) => return End::Status(internal_error(NOT_ACCEPTED)),
-    };
+    let (session, mut streams) =
+        match tokio::time::timeout(STREAM_CREATION, remote_command::open(runtime, wanted)).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => return End::Status(internal_error(&error.to_string())),
+            Err(_) => return End::Status(internal_error(NOT_ACCEPTED)),
+        };
     let sender = session.sender();
     let activity = Activity::begin();
     let work = async {
-        if !accepted(&mut streams).await {
+        if !streams.accepted().await {
             return End::Status(internal_error(NOT_ACCEPTED));
         }
         let input = Input {
@@ -285,55 +241,13 @@ where
     }
 }
 
-async fn open<R>(runtime: R, wanted: StreamParameters) -> std::io::Result<(Session<R>, Streams)>
-where
-    R: AsyncRead + AsyncWrite + Send + 'static,
-{
-    let kinds = [
-        ("error", true),
-        ("stdin", wanted.stdin),
-        ("stdout", wanted.stdout),
-        ("stderr", wanted.stderr),
-        ("resize", wanted.tty),
-    ];
-    let headers = kinds.iter().filter(|(_, wanted)| *wanted).map(|(kind, _)| [("streamtype", *kind)]);
-    let headers: Vec<_> = headers.collect();
-    let headers: Vec<&[(&str, &str)]> = headers.iter().map(|list| &list[..]).collect();
-    let (session, opened) = Session::open(runtime, &headers).await?;
-    let mut opened = opened.into_iter();
-    let mut next = |wanted: bool| if wanted { opened.next() } else { None };
-    let error = next(true).ok_or_else(|| std::io::Error::other("no error stream"))?;
-    let streams = Streams {
-        error,
-        stdin: next(wanted.stdin),
-        stdout: next(wanted.stdout),
-        stderr: next(wanted.stderr),
-        resize: next(wanted.tty),
-    };
-    Ok((session, streams))
-}
-
-async fn accepted(streams: &mut Streams) -> bool {
-    let Streams { error, stdin, stdout, stderr, resize } = streams;
-    let all = async {
-        let rest = [stdin, stdout, stderr, resize].into_iter().flatten();
-        for stream in std::iter::once(error).chain(rest) {
-            if !stream.accepted().await {
-                return false;
-            }
-        }
-        true
-    };
-    tokio::time::timeout(STREAM_CREATION, all).await.unwrap_or(false)
-}
-
 /// stdout and stderr to their ends, then the status. None when the client takes nothing any more.
 async fn outputs(streams: Streams, outgoing: &mpsc::Sender<Message>, activity: &Activity) -> Option<Value> {
     let Streams { error, stdout, stderr, stdin, resize } = streams;
     let (out, err, status, ..) = tokio::join!(
         pump(STDOUT, stdout, outgoing, activity),
         pump(STDERR, stderr, outgoing, activity),
-        collect(error),
+        remote_command::collect(error, MOST_STATUS_BYTES),
         discard(stdin),
         discard(resize),
     );
@@ -350,15 +264,6 @@ async fn pump(channel: u8, stream: Option<Stream>, outgoing: &mpsc::Sender<Messa
         }
     }
     true
-}
-
-async fn collect(mut stream: Stream) -> Vec<u8> {
-    let mut all = Vec::new();
-    while let Some(data) = stream.data.recv().await {
-        let room = MOST_STATUS_BYTES - all.len();
-        all.extend_from_slice(&data[..data.len().min(room)]);
-    }
-    all
 }
 
 /// Nothing comes on these; were it not read, it would hold up the others.

@@ -44,6 +44,12 @@ pub(super) const LIST_SANDBOX: Call =
     required("ListPodSandbox, PodSandboxStatus", "pods are not seen; the agent would make them again");
 pub(super) const HOST_NAMESPACES: Call =
     required("host network, host PID", "pods of the node's own services (hostNetwork, hostPID) see other namespaces");
+pub(super) const UNKNOWN_HANDLER: Call = required(
+    "unknown runtime handler",
+    "a pod whose RuntimeClass this node does not have runs all the same, say without the sandbox it was to have",
+);
+pub(super) const USER_NAMESPACE: Call =
+    required("user namespace", "pods with hostUsers false do not start; is the kernel's file system fit for id maps?");
 pub(super) const CREATE: Call = required("CreateContainer", "no container starts; the runtime's log says more");
 pub(super) const START: Call = required("StartContainer", "no container starts; see that runc works on this machine");
 pub(super) const LIST: Call = required("ListContainers, ContainerStatus", "containers are not seen");

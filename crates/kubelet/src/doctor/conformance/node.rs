@@ -2,11 +2,12 @@
 
 use cri::{CgroupDriver, Cri, Image, PullRequest};
 use pod::{PodKey, PodUid};
+use serde_json::json;
 
 use super::{
     calls,
-    pods::OWN,
-    report::{Checked, Report, unexpected},
+    pods::{OWN, Place, TestPod},
+    report::{Checked, Fault, Report, unexpected},
 };
 
 /// Tries of images until one has a shell.
@@ -52,6 +53,16 @@ pub(super) async fn cgroup_driver(cri: &Cri, configured: &str, report: &mut Repo
         |d: CgroupDriver| format!("cgroup driver {}", if d == CgroupDriver::Systemd { "systemd" } else { "cgroupfs" });
     report.add(calls::RUNTIME_CONFIG, told.map(text).map_err(Into::into));
     driver
+}
+
+pub(super) async fn unknown_handler(place: &Place) -> Checked {
+    let pod = TestPod::new(place, "handler", &json!({"containers": [{"name": "main", "image": "any"}]}));
+    let pod = pod.map_err(|error| Fault::Unexpected(error.to_string()))?;
+    match pod.run_sandbox_by(&format!("{OWN}-none")).await {
+        Ok(_) => unexpected("a sandbox was made by a handler that does not exist"),
+        Err(Fault::Cri(error)) if error.is_unavailable() || error.is_deadline() => Err(error.into()),
+        Err(_) => Ok("refused".to_owned()),
+    }
 }
 
 async fn image_filesystems(cri: &Cri) -> Checked {

@@ -18,7 +18,7 @@ use runtime::{
     Environment, RuntimeConfig,
     container_config::{ContainerInput, container_config},
     sandbox_config::{SandboxInput, sandbox_config},
-    userns::host_users,
+    userns::{host_users, own_users},
 };
 use serde_json::{Value, json};
 
@@ -27,6 +27,9 @@ use super::report::{Checked, Fault, unexpected};
 /// The namespace of the pods, the beginning of their UIDs, and their cgroup. The API server's UIDs are never like it,
 /// so that what bears one is a remain of this check.
 pub(super) const OWN: &str = "ferrolet-doctor";
+
+/// Of a pod with users of its own.
+pub(super) const OWN_USERS: u32 = 65_536;
 
 /// Between two looks at something that takes a moment.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -44,6 +47,8 @@ pub(super) struct Place {
 pub(super) struct TestPod<'a> {
     place: &'a Place,
     pub desired: DesiredPod,
+    /// The id of the host that the pod's own users begin with.
+    pub own_users: Option<u32>,
 }
 
 impl<'a> TestPod<'a> {
@@ -53,7 +58,7 @@ impl<'a> TestPod<'a> {
             json!({"name": name, "namespace": OWN, "uid": uid, "labels": {"app.kubernetes.io/managed-by": OWN}});
         let pod: Pod = serde_json::from_value(json!({"metadata": metadata, "spec": spec}))?;
         let desired = DesiredPod::new(Source::Api, Arc::new(pod)).context("a pod of the check is incomplete")?;
-        Ok(Self { place, desired })
+        Ok(Self { place, desired, own_users: None })
     }
 
     pub(super) fn cri(&self) -> &Cri {
@@ -76,17 +81,22 @@ impl<'a> TestPod<'a> {
     fn sandbox_input(&self) -> SandboxInput {
         SandboxInput {
             cgroup_parent: self.place.cgroup_parent.clone(),
-            userns: host_users(),
+            userns: self.own_users.map_or_else(host_users, |first| own_users(first, OWN_USERS)),
             ..SandboxInput::default()
         }
     }
 
     pub(super) async fn run_sandbox(&self) -> Checked<SandboxId> {
+        self.run_sandbox_by("").await
+    }
+
+    /// The handler is what a RuntimeClass names.
+    pub(super) async fn run_sandbox_by(&self, handler: &str) -> Checked<SandboxId> {
         let config = sandbox_config(&self.desired, self.sandbox_input(), &self.place.config);
         let config = config.map_err(|error| Fault::Unexpected(error.to_string()))?;
         let dir = self.log_dir();
         fs::create_dir_all(&dir).map_err(|e| Fault::Unexpected(format!("cannot make {}: {e}", dir.display())))?;
-        Ok(self.cri().run_pod_sandbox(config, "").await?)
+        Ok(self.cri().run_pod_sandbox(config, handler).await?)
     }
 
     /// `image` as the runtime named it; `attempt` makes another container of the same name.
@@ -104,7 +114,7 @@ impl<'a> TestPod<'a> {
             env: &Environment::default(),
             mounts: &[],
             devices: &[],
-            userns: host_users(),
+            userns: self.own_users.map_or_else(host_users, |first| own_users(first, OWN_USERS)),
             volume_groups: &[],
             target: None,
             allocatable_memory: 0,

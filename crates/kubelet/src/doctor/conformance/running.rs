@@ -2,16 +2,15 @@
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
-use cri::Streams;
 use pod::{ContainerId, SandboxId};
 use runtime::resources::{container_resources, sandbox_resources};
 use serde_json::json;
-use tokio::net::TcpStream;
 
 use super::{
     calls,
     pods::{OWN, TestPod, until_written},
     report::{Checked, Report, unexpected},
+    streams,
 };
 
 pub(super) const USER: i64 = 12345;
@@ -32,11 +31,7 @@ impl Running<'_> {
     pub(super) async fn check(&self, report: &mut Report) {
         report.add(calls::EXEC_SYNC, self.exec_sync().await);
         report.add(calls::EXEC_TIMEOUT, self.exec_timeout().await);
-        let streams = Streams { stdout: true, stderr: true, ..Streams::default() };
-        let cri = self.pod.cri();
-        report.add(calls::EXEC, answers(cri.exec_url(self.id, &["true".to_owned()], streams).await).await);
-        report.add(calls::ATTACH, answers(cri.attach_url(self.id, streams).await).await);
-        report.add(calls::PORT_FORWARD, answers(cri.port_forward_url(self.sandbox, &[80]).await).await);
+        streams::check(self, report).await;
         if report.add(calls::LOG, self.log().await) {
             report.add(calls::REOPEN_LOG, self.reopen_log().await);
         }
@@ -163,32 +158,9 @@ fn field_of<'a>(status: &'a str, name: &str) -> &'a str {
     status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim()
 }
 
-/// Whether the streaming server that the URL names takes connections.
-async fn answers(url: cri::Result<String>) -> Checked {
-    let url = url?;
-    let Some(address) = address(&url) else { return unexpected(format!("{url:?} is no http URL")) };
-    match TcpStream::connect(address).await {
-        Ok(_) => Ok(format!("at {address}")),
-        Err(error) => unexpected(format!("no connection to {address}: {error}")),
-    }
-}
-
-fn address(url: &str) -> Option<&str> {
-    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"))?;
-    rest.split('/').next().filter(|address| address.contains(':'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_streaming_servers_address_is_read_off_its_url() {
-        assert_eq!(address("http://127.0.0.1:3456/exec/token"), Some("127.0.0.1:3456"));
-        assert_eq!(address("https://[::1]:3456/exec/token"), Some("[::1]:3456"));
-        assert_eq!(address("/exec/token"), None);
-        assert_eq!(address("http:///exec"), None);
-    }
 
     #[test]
     fn a_field_of_proc_status_is_what_follows_its_name() {
