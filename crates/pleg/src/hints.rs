@@ -18,8 +18,9 @@ const ATTEMPTS: u8 = 6;
 /// The creator of a container makes it known in this time; nobody else's needs to be found at once.
 const STRANGER_DELAY: Duration = Duration::from_millis(100);
 /// Who creates, starts or removes something looks at it himself when that has ended. Only where nobody has looked for
-/// so long does the event cause a look: else each step of a pod's start and end would be looked at twice.
-const OWN_DOING_DELAY: Duration = Duration::from_millis(500);
+/// so long does the event cause a look: else each step of a pod's start and end would be looked at twice. On a busy
+/// machine a step takes most of a second; upstream looks once a second too.
+const OWN_DOING_DELAY: Duration = Duration::from_secs(1);
 
 pub(crate) enum Hint {
     Event(RuntimeEvent),

@@ -16,8 +16,8 @@ use crate::{
 };
 
 /// Between a step of a pod's start and the word of it: most often the next step is done by then, and one patch tells
-/// of both.
-const HOLD: Duration = Duration::from_millis(200);
+/// of both. Upstream sees such a step at its next relist, a second apart.
+const HOLD: Duration = Duration::from_secs(1);
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 

@@ -268,7 +268,6 @@ async fn a_step_that_no_other_follows_is_told_all_the_same() {
     bed.set_for(pod.clone(), json!({"phase": "Pending", "message": "m"}), false);
     bed.settle().await;
     bed.set_for(pod.clone(), json!({"phase": "Pending", "message": "m", "podIP": "10.0.0.1"}), false);
-    bed.settle().await;
-    bed.settle().await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     assert_eq!(bed.fake.object(PATH).unwrap()["status"]["podIP"], json!("10.0.0.1"));
 }

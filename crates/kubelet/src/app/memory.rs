@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use tokio::{
     sync::watch,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 /// So long nothing changed: what was freed is not wanted again at once.
 const PEACE: Duration = Duration::from_secs(10);
+/// And once more: what waits for deadlines (connections, watches, events to be counted together) is freed later.
+const LONG_PEACE: Duration = Duration::from_secs(60);
 /// A node on which something changes all the time gives back now and then nevertheless.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -26,7 +28,14 @@ pub(super) async fn run(mut changes: watch::Receiver<()>, give_back: impl Fn()) 
             }
         }
         give_back();
-        if changes.changed().await.is_err() {
+        let next = match timeout(LONG_PEACE, changes.changed()).await {
+            Ok(changed) => changed,
+            Err(_) => {
+                give_back();
+                changes.changed().await
+            }
+        };
+        if next.is_err() {
             return;
         }
     }
@@ -57,16 +66,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn memory_is_given_back_once_after_the_start_and_once_after_each_burst() {
+    async fn memory_is_given_back_soon_and_late_after_the_start_and_after_each_burst() {
         let (sender, times) = spawn();
         busy(&sender, 20).await;
         assert_eq!(times.load(Ordering::Relaxed), 0);
-        tokio::time::sleep(Duration::from_secs(1000)).await;
-        assert_eq!(times.load(Ordering::Relaxed), 1);
-        busy(&sender, 60).await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
         assert_eq!(times.load(Ordering::Relaxed), 1);
         tokio::time::sleep(Duration::from_secs(1000)).await;
         assert_eq!(times.load(Ordering::Relaxed), 2);
+        busy(&sender, 60).await;
+        assert_eq!(times.load(Ordering::Relaxed), 2);
+        tokio::time::sleep(Duration::from_secs(1000)).await;
+        assert_eq!(times.load(Ordering::Relaxed), 4);
     }
 
     #[tokio::test(start_paused = true)]

@@ -48,8 +48,10 @@ pub(super) const UNKNOWN_HANDLER: Call = required(
     "unknown runtime handler",
     "a pod whose RuntimeClass this node does not have runs all the same, say without the sandbox it was to have",
 );
-pub(super) const USER_NAMESPACE: Call =
-    required("user namespace", "pods with hostUsers false do not start; is the kernel's file system fit for id maps?");
+pub(super) const USER_NAMESPACE: Call = optional(
+    "user namespace",
+    "no pods with hostUsers false; may every user pass through the runtime's directories, do file systems take id maps?",
+);
 pub(super) const CREATE: Call = required("CreateContainer", "no container starts; the runtime's log says more");
 pub(super) const START: Call = required("StartContainer", "no container starts; see that runc works on this machine");
 pub(super) const LIST: Call = required("ListContainers, ContainerStatus", "containers are not seen");

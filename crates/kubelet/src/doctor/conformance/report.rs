@@ -26,6 +26,8 @@ enum Outcome {
     Works,
     NotTried,
     Lacks,
+    /// Not here, be it for the runtime or for the machine; few pods want it.
+    NotHere,
     Failed,
 }
 
@@ -47,6 +49,7 @@ impl fmt::Display for Row {
             Outcome::Works => ("ok", false),
             Outcome::NotTried => ("not tried", false),
             Outcome::Lacks => ("lacks: Unimplemented", true),
+            Outcome::NotHere => ("does not work here", true),
             Outcome::Failed => ("FAILED", true),
         };
         let line = format!("{:<36}{result:<22}{}", self.call.name, self.found);
@@ -72,6 +75,15 @@ impl Report {
         let works = outcome == Outcome::Works;
         self.push(Row { call, outcome, found });
         works
+    }
+
+    /// Of what a node can do without, however it fails.
+    pub(super) fn add_rare(&mut self, call: Call, result: Checked) {
+        let (outcome, found) = match result {
+            Ok(found) => (Outcome::Works, found),
+            Err(fault) => (Outcome::NotHere, fault.to_string()),
+        };
+        self.push(Row { call, outcome, found });
     }
 
     pub(super) fn not_tried(&mut self, call: Call, why: &str) {
@@ -127,6 +139,15 @@ mod tests {
     #[test]
     fn a_runtime_may_not_lack_what_the_agent_needs() {
         assert!(!report(calls::EXEC_SYNC, Err(fault(Code::Unimplemented))).fits());
+    }
+
+    #[test]
+    fn what_few_pods_want_may_fail() {
+        let mut report = Report::default();
+        report.add_rare(calls::USER_NAMESPACE, Err(fault(Code::Unknown)));
+        assert!(report.fits());
+        let row = report.rows[0].to_string();
+        assert!(row.contains("does not work here") && row.contains(calls::USER_NAMESPACE.without), "{row}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(super) async fn check(place: &Place, image: &str, report: &mut Report) -> an
     pod.own_users = Some(FIRST_HOST_ID);
     let told = place.cri.status().await.is_ok_and(|status| status.handlers.iter().any(|h| h.user_namespaces));
     if told {
-        report.add(calls::USER_NAMESPACE, mapped(&pod, image).await);
+        report.add_rare(calls::USER_NAMESPACE, mapped(&pod, image).await);
     } else {
         report.not_tried(calls::USER_NAMESPACE, "the runtime does not say that it can");
     }
