@@ -130,7 +130,7 @@ async fn a_start_that_nobody_looked_at_is_seen_soon() {
     fake.edit_container(&app, |c| c.state = v1::ContainerState::ContainerRunning as i32);
     fake.spurious_event(app.as_str(), ContainerEventType::ContainerStartedEvent);
     let running = picture.wait_for(|p| p.newest("app").is_some_and(|c| c.state == ContainerState::Running));
-    timeout(Duration::from_secs(1), running).await.expect("seen in time").unwrap();
+    timeout(Duration::from_millis(1100), running).await.expect("seen in time").unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -237,7 +237,7 @@ async fn a_pod_made_by_somebody_else_is_found_by_its_event() {
     let mut orphans = pleg.orphans();
     fake.seed(&web());
     let found = orphans.wait_for(|o| !o.is_empty());
-    timeout(Duration::from_secs(1), found).await.expect("found in time").unwrap();
+    timeout(Duration::from_millis(1100), found).await.expect("found in time").unwrap();
 }
 
 #[tokio::test(start_paused = true)]
