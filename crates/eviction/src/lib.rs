@@ -82,7 +82,7 @@ impl LocalStorage {
                 evicted.insert(pod.uid);
             }
             let took = self.clock.mono().since(began);
-            self.clock.sleep_until(began + took + PERIOD.max(took * SHARE)).await;
+            self.clock.sleep_until(self.clock.next_beat(PERIOD).max(began + took * SHARE)).await;
         }
     }
 

@@ -30,7 +30,12 @@ impl Clock {
 
     /// Time in which the machine was suspended counts: what has a lifetime elsewhere, such as a token, ages meanwhile.
     pub fn mono(&self) -> Mono {
-        Mono(self.uptime + elapsed(self.origin.elapsed(), since_boot().saturating_sub(self.uptime)))
+        self.mono_at(Instant::now())
+    }
+
+    fn mono_at(&self, now: Instant) -> Mono {
+        let awake = now.saturating_duration_since(self.origin);
+        Mono(self.uptime + elapsed(awake, since_boot().saturating_sub(self.uptime)))
     }
 
     /// Wall time, for API fields and file names only.
@@ -45,12 +50,29 @@ impl Clock {
 
     pub async fn sleep_until(&self, at: Mono) {
         loop {
-            let left = at.since(self.mono());
-            tokio::time::sleep(left.min(LONGEST_NAP)).await;
+            let now = Instant::now();
+            let left = at.since(self.mono_at(now));
+            tokio::time::sleep_until(now + left.min(LONGEST_NAP)).await;
             if left <= LONGEST_NAP {
                 return;
             }
         }
+    }
+
+    /// Until the next beat of `period`.
+    pub async fn beat(&self, period: Duration) {
+        self.sleep_until(self.next_beat(period)).await;
+    }
+
+    pub fn next_beat(&self, period: Duration) -> Mono {
+        self.beat_from(self.mono() + Duration::from_nanos(1), period)
+    }
+
+    /// The first beat of `period` that is not before `at`. The beats of all periods are counted from the agent's start,
+    /// so what has to be done now and then is done together: to wake an idle agent costs more than what it does then.
+    pub fn beat_from(&self, at: Mono, period: Duration) -> Mono {
+        let beats = at.since(self.started()).as_nanos().div_ceil(period.as_nanos().max(1));
+        self.started() + period.saturating_mul(u32::try_from(beats).unwrap_or(u32::MAX))
     }
 }
 
@@ -76,6 +98,22 @@ mod tests {
     fn a_suspend_counts_and_a_busy_machine_does_not() {
         assert_eq!(elapsed(secs(10), secs(3610)), secs(3610));
         assert_eq!(elapsed(secs(10), secs(13)), secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_at_multiples_of_a_period_comes_together() {
+        let clock = Clock::start();
+        let since = || clock.mono().since(clock.started());
+        tokio::time::sleep(Duration::from_millis(10_001)).await;
+        clock.beat(secs(10)).await;
+        assert_eq!(since(), secs(20));
+        // From a beat itself to the next one.
+        clock.beat(secs(10)).await;
+        assert_eq!(since(), secs(30));
+        clock.beat(secs(20)).await;
+        assert_eq!(since(), secs(40));
+        assert_eq!(clock.beat_from(clock.mono(), secs(20)), clock.mono());
+        assert_eq!(clock.beat_from(clock.mono() + secs(1), secs(60)), clock.started() + secs(60));
     }
 
     #[tokio::test(start_paused = true)]

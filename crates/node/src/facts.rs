@@ -18,7 +18,8 @@ use crate::{
     status::{StatusInputs, set_status},
 };
 
-const ADDRESSES_AGE: Duration = Duration::from_secs(60);
+/// What costs more to find out than to look whether it still holds.
+const FOUND_AGE: Duration = Duration::from_secs(60);
 
 /// This node as admission, the downward API and the status rules see it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,12 +44,14 @@ pub struct NodeFacts {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Local {
     pub host_ips: Vec<IpAddr>,
+    /// Bytes of the root directory's file system.
+    pub storage: Option<u64>,
     pub capacity: Amounts,
     pub allocatable: Amounts,
 }
 
-/// Looks at the machine. Addresses that can't be found out now stay as they were `before`, as do those that the
-/// machine still has, unless `afresh`: to find them out may ask a name server.
+/// Looks at the machine. Addresses that can't be found out now stay as they were `before`. Unless `afresh`, those that
+/// the machine still has stay too, since to find them out may ask a name server, and so does the size of its disk.
 pub(crate) async fn survey(config: &NodeConfig, machine: &MachineFacts, before: &Local, afresh: bool) -> Local {
     let host_ips = if afresh || !still_there(&before.host_ips) {
         find_addresses(config, before).await
@@ -56,12 +59,13 @@ pub(crate) async fn survey(config: &NodeConfig, machine: &MachineFacts, before: 
         before.host_ips.clone()
     };
     let storage = match config.local_storage_isolation {
-        true => storage(config.root_dir.clone()).await,
+        true if afresh || before.storage.is_none() => storage(config.root_dir.clone()).await,
+        true => before.storage,
         false => None,
     };
     let capacity = resources::capacity(config, machine, storage);
     let allocatable = resources::allocatable(config, &capacity);
-    Local { host_ips, capacity, allocatable }
+    Local { host_ips, storage, capacity, allocatable }
 }
 
 fn still_there(known: &[IpAddr]) -> bool {
@@ -107,14 +111,15 @@ impl Publisher {
         let mut found_at = Instant::now();
         loop {
             self.publish();
+            let next = self.clock.next_beat(self.config.status_update_frequency);
             let look_again = tokio::select! {
-                () = tokio::time::sleep(self.config.status_update_frequency) => true,
+                () = self.clock.sleep_until(next) => true,
                 Ok(()) = self.runtime.changed() => false,
                 () = changed(&mut self.node) => false,
             };
             if look_again {
                 let before = self.local.borrow().clone();
-                let afresh = found_at.elapsed() >= ADDRESSES_AGE;
+                let afresh = found_at.elapsed() >= FOUND_AGE;
                 if afresh {
                     found_at = Instant::now();
                 }
@@ -228,7 +233,12 @@ mod tests {
         let config = Arc::new(NodeConfig::new("n"));
         let machine = Arc::new(machine());
         let capacity = resources::capacity(&config, &machine, None);
-        let local = Local { host_ips: vec!["192.0.2.2".parse().unwrap()], allocatable: capacity.clone(), capacity };
+        let local = Local {
+            host_ips: vec!["192.0.2.2".parse().unwrap()],
+            storage: None,
+            allocatable: capacity.clone(),
+            capacity,
+        };
         let publisher = Publisher {
             config,
             machine,

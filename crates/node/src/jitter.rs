@@ -5,11 +5,6 @@ use std::{
     time::Duration,
 };
 
-/// The interval and up to 4 % more.
-pub(crate) fn around(interval: Duration) -> Duration {
-    interval.mul_f64(1.0 + 0.04 * fraction())
-}
-
 /// Between half of the interval less and half of it more.
 pub(crate) fn half_around(interval: Duration) -> Duration {
     interval.mul_f64(0.5 + fraction())
@@ -28,7 +23,6 @@ mod tests {
     fn intervals_stay_in_their_bounds() {
         let second = Duration::from_secs(1);
         for _ in 0..100 {
-            assert!((1.0..=1.04).contains(&around(second).as_secs_f64()));
             assert!((0.5..=1.5).contains(&half_around(second).as_secs_f64()));
         }
     }

@@ -15,7 +15,7 @@ use k8s_openapi::{
 use pod::api::Node;
 use tokio::sync::watch;
 
-use crate::{jitter::around, object::owner_reference};
+use crate::object::owner_reference;
 
 const NAMESPACE: &str = "kube-node-lease";
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -39,7 +39,7 @@ impl Heart {
                 Ok(lease) => {
                     latest = Some(lease);
                     pause = FIRST_PAUSE;
-                    tokio::time::sleep(around(renewal)).await;
+                    self.clock.beat(renewal).await;
                 }
                 Err(error) => {
                     if error.is_unreachable() || error.is_conflict() {

@@ -1,6 +1,6 @@
 //! The difference of two versions of the Node, as a strategic merge patch of its status subresource.
 
-use pod::api::{Node, NodeCondition};
+use pod::api::{Node, NodeCondition, NodeStatus};
 use serde_json::{Map, Value, json};
 
 /// None when a server would see no difference. A heartbeat alone is one only with `with_heartbeats`.
@@ -21,6 +21,38 @@ pub fn status_patch(old: &Node, new: &Node, with_heartbeats: bool) -> Option<Val
         patch.insert("status".to_owned(), status);
     }
     (!patch.is_empty()).then_some(Value::Object(patch))
+}
+
+/// Whether `status_patch` without heartbeats would give one, told without building it: most rounds change nothing.
+pub fn differs(old: &Node, new: &Node) -> bool {
+    let labels = |node: &Node| node.metadata.labels.clone().unwrap_or_default();
+    let annotations = |node: &Node| node.metadata.annotations.clone().unwrap_or_default();
+    labels(old) != labels(new)
+        || annotations(old) != annotations(new)
+        || besides_conditions(old) != besides_conditions(new)
+        || changed_conditions(old, new).iter().any(|(_, real)| *real)
+}
+
+/// Every field but one of the status, each named: a new version's field must not be forgotten.
+fn besides_conditions(node: &Node) -> Option<impl PartialEq + '_> {
+    let NodeStatus {
+        conditions: _,
+        addresses,
+        allocatable,
+        capacity,
+        config,
+        daemon_endpoints,
+        declared_features,
+        features,
+        images,
+        node_info,
+        phase,
+        runtime_handlers,
+        volumes_attached,
+        volumes_in_use,
+    } = node.status.as_ref()?;
+    let found = (addresses, allocatable, capacity, config, daemon_endpoints, declared_features, features);
+    Some((found, images, node_info, phase, runtime_handlers, volumes_attached, volumes_in_use))
 }
 
 fn status_difference(old: &Node, new: &Node, with_heartbeats: bool) -> Option<Value> {
@@ -98,6 +130,7 @@ mod tests {
         let mut new = old.clone();
         World { second: 10, ..World::default() }.set(&mut new);
         assert_eq!(status_patch(&old, &new, false), None);
+        assert!(!differs(&old, &new));
         let patch = status_patch(&old, &new, true).unwrap();
         assert_eq!(patch["status"].as_object().unwrap().keys().collect::<Vec<_>>(), ["conditions"]);
         assert_eq!(patch["status"]["conditions"].as_array().unwrap().len(), 4);
@@ -108,6 +141,7 @@ mod tests {
         let old = ready_node();
         let mut new = old.clone();
         World { not_ready: vec!["no network".into()], second: 10, ..World::default() }.set(&mut new);
+        assert!(differs(&old, &new));
         let patch = status_patch(&old, &new, false).unwrap();
         let conditions = patch["status"]["conditions"].as_array().unwrap();
         assert_eq!((conditions.len(), &conditions[3]["status"]), (4, &json!("False")));
@@ -119,6 +153,7 @@ mod tests {
         let mut new = old.clone();
         World { ips: vec!["192.0.2.9".parse().unwrap()], ..World::default() }.set(&mut new);
         new.status.as_mut().unwrap().capacity.as_mut().unwrap().remove("pods");
+        assert!(differs(&old, &new));
         let patch = status_patch(&old, &new, false).unwrap();
         assert_eq!(patch["status"]["addresses"][0]["address"], "192.0.2.9");
         assert_eq!(patch["status"]["addresses"][2], json!({"$patch": "replace"}));
@@ -144,6 +179,7 @@ mod tests {
         let old = ready_node();
         let mut new = old.clone();
         new.metadata.labels.get_or_insert_default().insert("kubernetes.io/os".into(), "linux".into());
+        assert!(differs(&old, &new));
         let patch = status_patch(&old, &new, false).unwrap();
         assert_eq!(patch, json!({"metadata": {"labels": {"kubernetes.io/os": "linux"}}}));
     }

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use apiserver::{ApiError, ApiServer};
 use cri::Cri;
-use host::MachineFacts;
+use host::{Clock, MachineFacts};
 use pod::{
     Mono,
     api::{ContainerImage, Node},
@@ -18,9 +18,9 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     config::{ImageLister, NodeConfig, NodeParts},
     facts::Local,
-    jitter::{around, half_around},
+    jitter::half_around,
     object::ensure_required_labels,
-    patch::status_patch,
+    patch::{differs, status_patch},
     registration::Registered,
     runtime_state::RuntimeView,
     status::{Announcement, StatusInputs, set_status},
@@ -70,7 +70,12 @@ impl Reporter {
         let (cri, lister) = (self.parts.cri.clone(), self.parts.images.clone());
         let (images, wanted_cidrs) = (self.memory.images.clone(), self.memory.pod_cidrs.subscribe());
         let pause = self.config.status_update_frequency;
-        tokio::join!(self.report_on(registered), keep_images(lister, images), keep_pod_cidrs(cri, wanted_cidrs, pause));
+        let clock = self.parts.clock;
+        tokio::join!(
+            self.report_on(registered),
+            keep_images(lister, clock, images),
+            keep_pod_cidrs(cri, wanted_cidrs, pause)
+        );
     }
 
     async fn report_on(mut self, registered: Option<Registered>) {
@@ -86,16 +91,16 @@ impl Reporter {
             self.see_node();
             self.want_pod_cidrs();
             self.report().await;
-            let next = Instant::now() + around(self.config.status_update_frequency);
+            let next = self.parts.clock.next_beat(self.config.status_update_frequency);
             while matches!(self.wake(next).await, Wake::NodeSeen) {
                 self.see_node();
             }
         }
     }
 
-    async fn wake(&mut self, next: Instant) -> Wake {
+    async fn wake(&mut self, next: Mono) -> Wake {
         tokio::select! {
-            () = tokio::time::sleep_until(next) => Wake::Report,
+            () = self.parts.clock.sleep_until(next) => Wake::Report,
             Ok(()) = self.runtime.changed() => Wake::Report,
             Ok(()) = self.local.changed() => Wake::Report,
             Ok(()) = self.storage.changed() => Wake::Report,
@@ -174,9 +179,8 @@ impl Reporter {
         let mut new = (*old).clone();
         ensure_required_labels(&mut new, self.machine.architecture);
         let announcements = self.set_status(&mut new);
-        let is_due = self.is_report_due();
-        let changed = status_patch(&old, &new, false).is_some();
-        if !changed && !is_due {
+        let changed = differs(&old, &new);
+        if !changed && !self.is_report_due() {
             return Ok(());
         }
         let Some(patch) = status_patch(&old, &new, true) else { return Ok(()) };
@@ -261,10 +265,10 @@ impl Reporter {
     }
 }
 
-async fn keep_images(list: ImageLister, images: watch::Sender<Option<Vec<ContainerImage>>>) {
+async fn keep_images(list: ImageLister, clock: Clock, images: watch::Sender<Option<Vec<ContainerImage>>>) {
     loop {
         images.send_replace(Some(list().await));
-        tokio::time::sleep(IMAGES_AGE).await;
+        clock.beat(IMAGES_AGE).await;
     }
 }
 

@@ -117,8 +117,11 @@ pub async fn poll(cri: Cri, clock: Clock, view: watch::Sender<RuntimeView>) {
                 });
             }
         }
-        let ready = view.borrow().all_ready() && !troubled;
-        tokio::time::sleep(pause(ready, clock.mono().since(began))).await;
+        if view.borrow().all_ready() && !troubled {
+            clock.beat(READY_PERIOD).await;
+        } else {
+            tokio::time::sleep(unready_pause(clock.mono().since(began))).await;
+        }
     }
 }
 
@@ -130,12 +133,11 @@ async fn version(cri: &Cri, view: &watch::Sender<RuntimeView>) -> Option<Version
     cri.version().await.ok()
 }
 
-fn pause(ready: bool, since_start: Duration) -> Duration {
-    match (ready, since_start) {
-        (true, _) => READY_PERIOD,
-        (false, since) if since < START => START_PERIOD,
-        (false, since) if since < UNREADY => UNREADY_PERIOD,
-        (false, _) => PERIOD,
+fn unready_pause(since_start: Duration) -> Duration {
+    match since_start {
+        since if since < START => START_PERIOD,
+        since if since < UNREADY => UNREADY_PERIOD,
+        _ => PERIOD,
     }
 }
 
@@ -197,9 +199,8 @@ mod tests {
 
     #[test]
     fn a_start_asks_often_and_a_ready_runtime_is_left_in_peace() {
-        assert_eq!(pause(false, Duration::from_secs(1)), START_PERIOD);
-        assert_eq!(pause(false, Duration::from_secs(60)), UNREADY_PERIOD);
-        assert_eq!(pause(false, Duration::from_secs(600)), PERIOD);
-        assert_eq!(pause(true, Duration::ZERO), READY_PERIOD);
+        assert_eq!(unready_pause(Duration::from_secs(1)), START_PERIOD);
+        assert_eq!(unready_pause(Duration::from_secs(60)), UNREADY_PERIOD);
+        assert_eq!(unready_pause(Duration::from_secs(600)), PERIOD);
     }
 }

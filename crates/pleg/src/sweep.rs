@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep},
+    time::Instant,
 };
 
 use crate::{hints::Hint, look::Observer};
@@ -24,8 +24,9 @@ pub(crate) async fn run(
         last = Instant::now();
         sweep(&observer, &hints).await;
         let interval = if standing { observer.config.safety_interval } else { observer.config.poll_interval };
+        let next = observer.clock.next_beat(interval);
         tokio::select! {
-            () = sleep(interval) => {}
+            () = observer.clock.sleep_until(next) => {}
             () = observer.sweep_wanted.notified() => {}
             Ok(()) = stands.changed() => {}
         }

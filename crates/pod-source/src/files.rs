@@ -31,7 +31,10 @@ pub(crate) async fn watch(path: PathBuf, rescan: Duration, node_name: String, cl
             tracing::debug!(path = %dir.display(), %error, "manifests are only rescanned");
         });
         let mut watch = watch.ok();
-        let rescan_at = clock.mono() + if watch.is_some() { rescan } else { rescan.min(ABSENT) };
+        let rescan_at = match watch {
+            Some(_) => clock.next_beat(rescan),
+            None => clock.mono() + rescan.min(ABSENT),
+        };
         loop {
             let pods;
             (reader, pods) = scan(reader).await;

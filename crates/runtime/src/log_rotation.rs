@@ -74,6 +74,7 @@ impl LogRotation {
             changes.borrow_and_update();
             self.follow_running();
             let next = self.followed.values().map(|log| log.pace.due()).min();
+            let next = next.map(|due| self.clock.beat_from(due - self.policy.interval / 2, self.policy.interval));
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = self.clock.sleep_until(next.unwrap_or_default()), if next.is_some() => self.look().await,
@@ -100,10 +101,10 @@ impl LogRotation {
         self.followed.retain(|id, _| running.contains(id));
     }
 
-    /// Looks at every log whose time has come, and at those whose time is near: one wake for all of them.
+    /// Looks at every log whose time is nearer to this beat than to the next one: one wake for all of them.
     async fn look(&mut self) {
         let now = self.clock.mono();
-        let soon = now + self.policy.interval / 4;
+        let soon = now + self.policy.interval / 2;
         let due: Vec<(ContainerId, PathBuf)> = self
             .followed
             .iter()

@@ -12,7 +12,7 @@ use pod::{
 use crate::{
     StatusUpdate,
     patch::{mirror_patch, status_patch},
-    progress::is_mere_progress,
+    progress::{is_mere_end, is_mere_progress},
 };
 
 /// Between a step of a pod's start and the word of it: most often the next step is done by then, and one patch tells
@@ -204,10 +204,8 @@ impl Page {
             || self.update.finished != update.finished
             || self.update.pod.deletion_requested() != update.pod.deletion_requested();
         let finished = self.update.finished || update.finished;
-        let can_wait = (self.hold.is_some() || !self.is_unsynced())
-            && !finished
-            && !update.pod.deletion_requested()
-            && is_mere_progress(old, new);
+        let is_step = if update.pod.deletion_requested() { is_mere_end } else { is_mere_progress };
+        let can_wait = (self.hold.is_some() || !self.is_unsynced()) && !finished && is_step(old, new);
         let seen = !update.pod.is_static() && self.see(&update.pod.pod);
         self.update = StatusUpdate { finished, ..update };
         if changed {

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use apiserver::{ApiError, ApiServer};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use pod::PodUid;
 
 use crate::{
     book::{Job, Outcome, may_be_deleted},
     patch::{mirror_patch, status_patch},
+    progress::without_sandbox,
 };
 
 /// Patches the status if it says something else, then deletes the object if that was all that held it.
@@ -33,6 +34,9 @@ async fn try_sync(api: &ApiServer, job: &Job) -> Result<Outcome, ApiError> {
     if !is(&known, &job.uid) {
         return Ok(Outcome::Gone);
     }
+    if job.confirm_deletion && is_gone_with_its_deletion(&known, &job.status) {
+        return delete(api, job).await;
+    }
     let before = known.status.clone().unwrap_or_default();
     let patch = if job.is_mirror { mirror_patch } else { status_patch };
     let now = match patch(&before, &job.status) {
@@ -40,11 +44,22 @@ async fn try_sync(api: &ApiServer, job: &Job) -> Result<Outcome, ApiError> {
         Some(patch) => Arc::new(api.patch_pod_status(&job.key, &job.uid, &patch).await?),
     };
     if job.confirm_deletion && may_be_deleted(&now) {
-        api.delete_pod(&job.key, &job.uid, Some(0)).await?;
-        tracing::info!(pod = %job.key, uid = %job.uid, "pod removed from the API");
-        return Ok(Outcome::Gone);
+        return delete(api, job).await;
     }
     Ok(Outcome::Synced(now))
+}
+
+/// Whether nobody could read what is left to say: nothing holds the object, and only its sandbox went since.
+fn is_gone_with_its_deletion(known: &Pod, status: &PodStatus) -> bool {
+    let is_held = known.metadata.finalizers.as_ref().is_some_and(|all| !all.is_empty());
+    let is_told = |told| status_patch(&without_sandbox(told), &without_sandbox(status)).is_none();
+    may_be_deleted(known) && !is_held && known.status.as_ref().is_some_and(is_told)
+}
+
+async fn delete(api: &ApiServer, job: &Job) -> Result<Outcome, ApiError> {
+    api.delete_pod(&job.key, &job.uid, Some(0)).await?;
+    tracing::info!(pod = %job.key, uid = %job.uid, "pod removed from the API");
+    Ok(Outcome::Gone)
 }
 
 fn is(pod: &Pod, uid: &PodUid) -> bool {

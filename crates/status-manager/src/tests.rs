@@ -127,6 +127,30 @@ async fn a_finished_pod_that_was_deleted_goes_once_its_phase_is_final() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_sandboxs_end_is_told_only_where_a_deleted_pods_object_remains() {
+    let sandbox = |message: &str| {
+        json!({"phase": "Failed", "conditions": [
+            {"type": "PodReadyToStartContainers", "status": "False", "message": message}]})
+    };
+    for (finalizers, wanted) in [
+        (json!([]), vec!["PATCH web/status", "DELETE web"]),
+        (json!(["a/b"]), vec!["PATCH web/status", "PATCH web/status", "DELETE web"]),
+    ] {
+        let deleted = json!({"metadata": {"name": "web", "namespace": "default", "uid": "u1",
+            "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": finalizers}});
+        let bed = bed(api_pod("u1", deleted));
+        let pod = bed.desired();
+        bed.set_for(pod.clone(), sandbox("pod sandbox is not ready"), false);
+        bed.settle().await;
+        bed.set_for(pod.clone(), sandbox("no pod sandbox exists"), false);
+        bed.settle().await;
+        bed.set_for(pod, sandbox("no pod sandbox exists"), true);
+        bed.settle().await;
+        assert_eq!(bed.sent(), wanted);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_finished_pod_that_nobody_deleted_stays() {
     let bed = bed(api_pod("u1", json!({})));
     bed.set(json!({"phase": "Succeeded"}), true);
