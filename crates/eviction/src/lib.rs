@@ -81,8 +81,8 @@ impl LocalStorage {
                 }
                 evicted.insert(pod.uid);
             }
-            let took = self.clock.mono().since(began);
-            self.clock.sleep_until(self.clock.next_beat(PERIOD).max(began + took * SHARE)).await;
+            let ended = self.clock.mono();
+            self.clock.sleep_until(self.clock.next_beat(PERIOD).max(ended + ended.since(began) * SHARE)).await;
         }
     }
 

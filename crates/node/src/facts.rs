@@ -111,9 +111,8 @@ impl Publisher {
         let mut found_at = Instant::now();
         loop {
             self.publish();
-            let next = self.clock.next_beat(self.config.status_update_frequency);
             let look_again = tokio::select! {
-                () = self.clock.sleep_until(next) => true,
+                () = self.clock.beat(self.config.status_update_frequency) => true,
                 Ok(()) = self.runtime.changed() => false,
                 () = changed(&mut self.node) => false,
             };

@@ -25,10 +25,9 @@ pub fn status_patch(old: &Node, new: &Node, with_heartbeats: bool) -> Option<Val
 
 /// Whether `status_patch` without heartbeats would give one, told without building it: most rounds change nothing.
 pub fn differs(old: &Node, new: &Node) -> bool {
-    let labels = |node: &Node| node.metadata.labels.clone().unwrap_or_default();
-    let annotations = |node: &Node| node.metadata.annotations.clone().unwrap_or_default();
-    labels(old) != labels(new)
-        || annotations(old) != annotations(new)
+    let (before, after) = (&old.metadata, &new.metadata);
+    before.labels.iter().flatten().ne(after.labels.iter().flatten())
+        || before.annotations.iter().flatten().ne(after.annotations.iter().flatten())
         || besides_conditions(old) != besides_conditions(new)
         || changed_conditions(old, new).iter().any(|(_, real)| *real)
 }

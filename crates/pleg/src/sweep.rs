@@ -24,9 +24,8 @@ pub(crate) async fn run(
         last = Instant::now();
         sweep(&observer, &hints).await;
         let interval = if standing { observer.config.safety_interval } else { observer.config.poll_interval };
-        let next = observer.clock.next_beat(interval);
         tokio::select! {
-            () = observer.clock.sleep_until(next) => {}
+            () = observer.clock.beat(interval) => {}
             () = observer.sweep_wanted.notified() => {}
             Ok(()) = stands.changed() => {}
         }

@@ -73,8 +73,9 @@ impl LogRotation {
         loop {
             changes.borrow_and_update();
             self.follow_running();
-            let next = self.followed.values().map(|log| log.pace.due()).min();
-            let next = next.map(|due| self.clock.beat_from(due - self.policy.interval / 2, self.policy.interval));
+            let interval = self.policy.interval;
+            let due = self.followed.values().map(|log| log.pace.due()).min();
+            let next = due.map(|due| self.clock.beat_from(due - interval / 2, interval));
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = self.clock.sleep_until(next.unwrap_or_default()), if next.is_some() => self.look().await,
