@@ -29,6 +29,8 @@ impl Quantiles {
 pub enum Goal {
     None,
     AtMost(f64),
+    /// At most so much with up to so many pods.
+    UpTo(&'static [(usize, f64)]),
     /// At most so much more than the floor.
     AboveFloor(f64),
     /// At most so many times the floor.
@@ -59,11 +61,14 @@ pub const MEASURES: &[Measure] = &[
     measure("cpu-0", "CPU, idle", "millicores", Goal::AtMost(0.15)),
     measure("wakeups-0", "wake-ups, idle", "/min", Goal::None),
     measure("cri-0", "CRI calls, idle", "/min", Goal::None),
-    measure("rss-#", "RSS, # pods", "MiB", Goal::None),
+    measure("api-0", "API calls, idle", "/min", Goal::None),
+    measure("rss-#", "RSS, # pods", "MiB", Goal::UpTo(&[(110, 20.0), (500, 45.0)])),
     measure("anon-#", "anonymous memory, # pods", "MiB", Goal::None),
-    measure("cpu-#", "CPU, # idle pods", "millicores", Goal::AtMost(0.8)),
+    measure("cpu-#", "CPU, # idle pods", "millicores", Goal::UpTo(&[(110, 0.8)])),
+    measure("cpu-each-#", "CPU that each of # idle pods adds", "microcores", Goal::None),
     measure("wakeups-#", "wake-ups, # idle pods", "/min", Goal::None),
     measure("cri-#", "CRI calls, # idle pods", "/min", Goal::None),
+    measure("api-#", "API calls, # idle pods", "/min", Goal::None),
     measure("runtime-#", "CPU of containerd and shims, # idle pods", "millicores", Goal::None),
     measure("apiserver-#", "CPU of the API server, # idle pods", "millicores", Goal::None),
     measure(
@@ -76,6 +81,8 @@ pub const MEASURES: &[Measure] = &[
     measure("ready-p50", "create to Ready, one pod, p50", "ms", Goal::AboveFloor(15.0)),
     measure("ready-p90", "create to Ready, one pod, p90", "ms", Goal::None),
     measure("ready-p99", "create to Ready, one pod, p99", "ms", Goal::AboveFloor(40.0)),
+    measure("words-p50", "API server alone: pod, token, status, seen, p50", "ms", Goal::None),
+    measure("words-p99", "API server alone: pod, token, status, seen, p99", "ms", Goal::None),
     measure("ready-cpu", "CPU of the agent a pod, create to gone", "ms", Goal::None),
     measure("gone-p50", "delete to gone (SIGTERM ignored, killed after 2 s), p50", "ms", Goal::AboveFloor(100.0)),
     measure("ended-p50", "container's end to status, p50", "ms", Goal::None),
@@ -83,11 +90,12 @@ pub const MEASURES: &[Measure] = &[
     measure("probed-p50", "readiness change to status (probed each second), p50", "ms", Goal::None),
     measure("probed-p90", "readiness change to status (probed each second), p90", "ms", Goal::None),
     measure("burst-#", "# pods at once, all Ready", "s", Goal::TimesFloor(1.15)),
-    measure("burst-cpu-#", "CPU of the agent in that burst", "s", Goal::AtMost(0.6)),
-    measure("burst-runtime-#", "CPU of containerd in that burst", "s", Goal::None),
-    measure("burst-cri-#", "CRI calls a pod in that burst", "", Goal::None),
+    measure("burst-cpu-#", "CPU of the agent a pod in that burst of #", "ms", Goal::AtMost(6.0)),
+    measure("burst-runtime-#", "CPU of containerd in that burst of #", "s", Goal::None),
+    measure("burst-cri-#", "CRI calls a pod in that burst of #", "", Goal::None),
+    measure("burst-api-#", "API calls a pod in that burst of #", "", Goal::None),
     measure("gone-#", "# pods deleted at once, all gone", "s", Goal::None),
-    measure("restart-sync-#", "restart with # pods: start to a waiting pod Ready", "ms", Goal::None),
+    measure("restart-sync-#", "restart with # pods: start to a waiting pod Ready", "ms", Goal::AtMost(1000.0)),
     measure("restart-cpu-#", "restart with # pods: CPU in the first 10 s", "s", Goal::None),
     measure("restart-flips-#", "restart with # pods: Ready flips", "", Goal::AtMost(0.0)),
     measure("restart-restarts-#", "restart with # pods: container restarts", "", Goal::AtMost(0.0)),
@@ -208,14 +216,18 @@ impl Figures {
             Spread::of(&ratios)
         });
         let title = measure.title.replace('#', &pods.to_string());
-        Row { title, unit: measure.unit, cells, ratio, goal: self.verdict(measure, key, agents) }
+        Row { title, unit: measure.unit, cells, ratio, goal: self.verdict(measure, key, pods, agents) }
     }
 
-    fn verdict(&self, measure: &Measure, key: &str, agents: &[&str]) -> String {
+    fn verdict(&self, measure: &Measure, key: &str, pods: usize, agents: &[&str]) -> String {
         let ours = agents.first().copied().unwrap_or_default();
         let (text, limit) = match measure.goal {
             Goal::None => return String::new(),
             Goal::AtMost(most) => (format!("at most {most}"), Some(most)),
+            Goal::UpTo(limits) => match limits.iter().find(|(most_pods, _)| pods <= *most_pods) {
+                Some((_, most)) => (format!("at most {most}"), Some(*most)),
+                None => return String::new(),
+            },
             Goal::AboveFloor(more) => (format!("floor + {more}"), self.middle(key, FLOOR).map(|f| f + more)),
             Goal::TimesFloor(times) => (format!("{times} floor"), self.middle(key, FLOOR).map(|f| f * times)),
             Goal::TimesSecond(times) => {
@@ -294,6 +306,16 @@ mod tests {
             figures.add("burst-#", 100, "ferrolet", 60.0);
         }
         assert_eq!(figures.lost_leads(&["ferrolet", "upstream"]), ["burst-100: 1.50 of upstream, at most 1.1"]);
+    }
+
+    #[test]
+    fn a_goal_can_hang_on_the_number_of_pods() {
+        let mut figures = Figures::default();
+        for (pods, rss) in [(10, 19.0), (110, 21.0), (250, 21.0), (600, 60.0)] {
+            figures.add("rss-#", pods, "ferrolet", rss);
+        }
+        let goals: Vec<String> = figures.rows(&["ferrolet"]).into_iter().map(|row| row.goal).collect();
+        assert_eq!(goals, ["at most 20: met", "at most 20: missed", "at most 45: met", ""]);
     }
 
     #[test]

@@ -3,11 +3,6 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
-use api_types::runtime::v1::{
-    ContainerConfig, ContainerMetadata, ImageSpec, LinuxContainerConfig, LinuxContainerSecurityContext,
-    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
-    PodSandboxMetadata,
-};
 use cri::{Cri, EventKind};
 use futures::{StreamExt, stream};
 use host::Clock;
@@ -15,7 +10,8 @@ use pod::{ContainerId, Mono, SandboxId};
 
 use crate::{
     figures::Quantiles,
-    measures::{COMMAND, IMAGE, LAST_WORDS},
+    floor_pod,
+    measures::{COMMAND, LAST_WORDS},
 };
 
 /// Pods under way at once in the burst; the best of these counts.
@@ -115,36 +111,9 @@ impl Floor {
     async fn start(&self, name: &str, command: &[&str]) -> Result<Made> {
         let logs = self.directory(name);
         std::fs::create_dir_all(&logs)?;
-        let metadata =
-            PodSandboxMetadata { name: name.into(), uid: name.into(), namespace: "floor".into(), attempt: 0 };
-        let config = PodSandboxConfig {
-            metadata: Some(metadata),
-            log_directory: logs.display().to_string(),
-            linux: Some(LinuxPodSandboxConfig {
-                cgroup_parent: self.cgroup.clone(),
-                security_context: Some(LinuxSandboxSecurityContext {
-                    namespace_options: Some(namespaces()),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
+        let config = floor_pod::sandbox(name, &logs, &self.cgroup);
         let sandbox = self.cri.run_pod_sandbox(config.clone(), "").await?;
-        let container = ContainerConfig {
-            metadata: Some(ContainerMetadata { name: "c".into(), attempt: 0 }),
-            image: Some(ImageSpec { image: IMAGE.into(), ..Default::default() }),
-            command: command.iter().map(|word| (*word).to_owned()).collect(),
-            log_path: "c.log".into(),
-            linux: Some(LinuxContainerConfig {
-                security_context: Some(LinuxContainerSecurityContext {
-                    namespace_options: Some(namespaces()),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
+        let container = floor_pod::container(name, command, &logs)?;
         let container = self.cri.create_container(&sandbox, container, config).await?;
         self.cri.start_container(&container).await?;
         Ok(Made { sandbox, container })
@@ -157,9 +126,4 @@ impl Floor {
         self.cri.remove_container(&made.container).await?;
         Ok(self.cri.remove_pod_sandbox(&made.sandbox).await?)
     }
-}
-
-/// The process is the first of its namespace, as in a pod by default.
-fn namespaces() -> NamespaceOption {
-    NamespaceOption { pid: NamespaceMode::Container.into(), ..Default::default() }
 }

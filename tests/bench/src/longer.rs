@@ -4,13 +4,15 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
+use apiserver::TokenFor;
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
+use pod::PodKey;
 use serde_json::json;
 
 use crate::{
     figures::Quantiles,
-    measures::{Agent, Bench, HANDS, IMAGE, NAMESPACE, SETTLE, millis},
+    measures::{Agent, Bench, COMMAND, HANDS, IMAGE, NAMESPACE, SETTLE, millis},
     proc,
 };
 
@@ -57,6 +59,29 @@ impl Bench<'_> {
         self.figures.add("probed-p50", 0, &agent.name, late.p50);
         self.figures.add("probed-p90", 0, &agent.name, late.p90);
         self.delete_quietly(&names).await
+    }
+
+    /// What the API server takes of a pod's start, in milliseconds: the news of a new pod, its token, the status, and
+    /// the news of it. No agent runs.
+    pub(crate) async fn words(&self) -> Result<Quantiles> {
+        let mut took = Vec::new();
+        for i in 0..=self.extent.singles {
+            let begun = self.clock.mono();
+            let name = self.create(&format!("words-{i}"), &COMMAND, "Always").await?;
+            let seen = self.watcher.until_one(&name, "known", |s| !s.uid.is_empty()).await?;
+            let (pod, uid) = (PodKey::new(NAMESPACE, name.as_str()), seen.uid());
+            let token_for = TokenFor { pod: pod.clone(), uid: uid.clone() };
+            self.api.token_request("default", &[], Some(3607), &token_for).await?;
+            let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+            self.api.patch_pod_status(&pod, &uid, &ready).await?;
+            let seen = self.watcher.until_one(&name, "Ready", |s| s.ready.is_some()).await?;
+            if i > 0 {
+                took.push(millis(seen.ready.unwrap_or_default().since(begun)));
+            }
+            self.api.delete_pod(&pod, &uid, Some(0)).await?;
+        }
+        self.watcher.forget_all();
+        Ok(Quantiles::of(&took))
     }
 
     /// Agent, containerd and shims while nobody asks for anything: the first agent with containerd as we recommend it.

@@ -6,6 +6,7 @@
 
 mod figures;
 mod floor;
+mod floor_pod;
 mod longer;
 mod measures;
 mod page;
@@ -169,5 +170,8 @@ async fn measure_floor(bench: &mut Bench<'_>) -> Result<()> {
     add("ended-p50", found.ended.p50);
     add("ended-p99", found.ended.p99);
     add("burst-#", found.burst);
+    let words = bench.words().await?;
+    bench.figures.add("words-p50", 0, FLOOR, words.p50);
+    bench.figures.add("words-p99", 0, FLOOR, words.p99);
     Ok(())
 }

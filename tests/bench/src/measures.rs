@@ -63,6 +63,19 @@ pub fn millis(d: Duration) -> f64 {
     d.as_secs_f64() * 1e3
 }
 
+/// Made by the agent, or since an earlier look.
+#[derive(Clone, Copy, Debug)]
+struct Calls {
+    runtime: f64,
+    api: f64,
+}
+
+impl Calls {
+    fn since(self, earlier: Self) -> Self {
+        Self { runtime: self.runtime - earlier.runtime, api: self.api - earlier.api }
+    }
+}
+
 impl Bench<'_> {
     pub fn node(&self) -> &Node {
         &self.cluster.nodes[0]
@@ -149,38 +162,47 @@ impl Bench<'_> {
             let runtime = proc::cpu(containerd) + shims.iter().map(|pid| proc::cpu(*pid)).sum::<f64>();
             Ok::<_, anyhow::Error>([proc::exact_cpu(pid)?, runtime, proc::cpu(apiserver), proc::wakeups(pid)])
         };
-        let calls = self.cri_calls().await?;
+        let calls = self.calls().await?;
         let (begun, before) = (self.clock.mono(), look()?);
         tokio::time::sleep(self.extent.quiet).await;
         let (took, after) = (self.clock.mono().since(begun).as_secs_f64(), look()?);
-        let calls = self.cri_calls().await? - calls;
+        let calls = self.calls().await?.since(calls);
         let memory = proc::memory(pid)?;
+        let of_none = self.figures.middle("cpu-0", &agent.name);
         let mut add = |key: &str, value: f64| {
             let key = if pods == 0 { key.replace('#', "0") } else { key.to_owned() };
             self.figures.add(&key, pods, &agent.name, value);
         };
         add("rss-#", memory.rss);
         add("anon-#", memory.anonymous);
-        add("cpu-#", (after[0] - before[0]) / took * 1e3);
+        let cpu = (after[0] - before[0]) / took * 1e3;
+        add("cpu-#", cpu);
         // A thread that ended has taken its count with it.
         if after[3] >= before[3] {
             add("wakeups-#", (after[3] - before[3]) / took * 60.0);
         }
-        add("cri-#", calls / took * 60.0);
+        add("cri-#", calls.runtime / took * 60.0);
+        add("api-#", calls.api / took * 60.0);
         if pods > 0 {
+            if let Some(of_none) = of_none {
+                add("cpu-each-#", (cpu - of_none) / pods as f64 * 1e3);
+            }
             add("runtime-#", (after[1] - before[1]) / took * 1e3);
             add("apiserver-#", (after[2] - before[2]) / took * 1e3);
         }
         Ok(())
     }
 
-    /// What the agent has counted so far, by the metric that both have.
-    async fn cri_calls(&self) -> Result<f64> {
+    /// What the agent has counted so far, by the metrics that both have.
+    async fn calls(&self) -> Result<Calls> {
         let (kubectl, node) = (self.cluster.kubectl(), self.node().options.name.clone());
         let path = format!("/api/v1/nodes/{node}/proxy/metrics");
         let text = tokio::task::spawn_blocking(move || kubectl.run(&["get", "--raw", &path])).await??;
-        let lines = text.lines().filter(|l| l.starts_with("kubelet_runtime_operations_total{"));
-        Ok(lines.filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok()).sum())
+        let sum = |name: &str| -> f64 {
+            let lines = text.lines().filter(|line| line.starts_with(name));
+            lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+        };
+        Ok(Calls { runtime: sum("kubelet_runtime_operations_total{"), api: sum("rest_client_requests_total{") })
     }
 
     async fn singles(&mut self, agent: &Agent) -> Result<()> {
@@ -227,7 +249,7 @@ impl Bench<'_> {
 
     async fn burst(&mut self, agent: &Agent, pods: usize) -> Result<Vec<String>> {
         let containerd = self.node().daemons.pid("containerd").context("containerd is gone")?;
-        let (pid, calls) = (self.pid()?, self.cri_calls().await?);
+        let (pid, calls) = (self.pid()?, self.calls().await?);
         let (before, before_runtime) = (proc::cpu(pid), proc::cpu(containerd));
         let begun = self.clock.mono();
         let creations = stream::iter(0..pods).map(|i| {
@@ -238,12 +260,13 @@ impl Bench<'_> {
         let seen = self.watcher.until(&names, "Ready", |s| s.ready.is_some()).await?;
         let last = seen.iter().filter_map(|s| s.ready).max().unwrap_or_default();
         let spent = [proc::cpu(pid) - before, proc::cpu(containerd) - before_runtime];
-        let calls = self.cri_calls().await? - calls;
+        let calls = self.calls().await?.since(calls);
         let mut add = |key: &str, value: f64| self.figures.add(key, pods, &agent.name, value);
         add("burst-#", last.since(begun).as_secs_f64());
-        add("burst-cpu-#", spent[0]);
+        add("burst-cpu-#", spent[0] / pods as f64 * 1e3);
         add("burst-runtime-#", spent[1]);
-        add("burst-cri-#", calls / pods as f64);
+        add("burst-cri-#", calls.runtime / pods as f64);
+        add("burst-api-#", calls.api / pods as f64);
         Ok(names)
     }
 
