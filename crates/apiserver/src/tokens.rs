@@ -14,12 +14,20 @@ use crate::{
     request::{Call, path},
 };
 
-/// For how long the API server may not know a pod that it has told of.
-const LOOKS: u32 = 10;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+/// The pod watch may be ahead of what decides on a token: another API server's cache, or the graph of the Node authorizer.
+const LAG: [Duration; 6] = [
+    Duration::from_millis(20),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_millis(1000),
+];
 
-fn is_unknown_pod(error: &ApiError) -> bool {
-    error.is_not_found() && error.refusal().is_some_and(|refusal| refusal.message.starts_with("pod "))
+fn comes_too_early(error: &ApiError) -> bool {
+    let says = |told: fn(&str) -> bool| error.refusal().is_some_and(|refusal| told(&refusal.message));
+    error.is_not_found() && says(|message| message.starts_with("pod "))
+        || error.is_forbidden() && says(|message| message.contains("no relationship found"))
 }
 
 /// Whom a token is for: it ceases to be valid with that pod.
@@ -68,14 +76,15 @@ impl ApiServer {
         let namespace = &pod.pod.namespace;
         let path = format!("{}/token", path::named(namespace, "serviceaccounts", service_account));
         let object = format!("token of serviceaccount {namespace}/{service_account}");
-        let mut looks = LOOKS;
+        let mut waits = LAG.into_iter();
         let answer: TokenRequest = loop {
             let call = Call::create(path.clone(), object.as_str(), &request)?.paid_by(Budget::Tokens);
-            match self.ask(call).await {
-                Err(error) if looks > 0 && is_unknown_pod(&error) => looks -= 1,
-                answer => break answer?,
+            let answer = self.ask(call).await;
+            let too_early = answer.as_ref().err().is_some_and(comes_too_early);
+            match waits.next().filter(|_| too_early) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => break answer?,
             }
-            tokio::time::sleep(BETWEEN_LOOKS).await;
         };
         let granted = answer.status.and_then(|s| Some((s.token?, s.expiration_timestamp?.0)));
         let (token, expires_at) = granted.ok_or_else(|| ApiError::not_found("create", object))?;
@@ -89,13 +98,16 @@ mod tests {
     use crate::error::Refusal;
 
     #[test]
-    fn a_pod_that_the_api_server_does_not_know_yet_is_told_from_an_absent_account() {
-        let refused = |message: &str| {
-            let (reason, message) = ("NotFound".to_owned(), message.to_owned());
-            let refusal = Refusal { code: 404, reason, message, retry_after: None };
+    fn what_the_api_server_does_not_know_yet_is_told_from_what_is_absent_or_denied() {
+        let refused = |code, reason: &str, message: &str| {
+            let (reason, message) = (reason.to_owned(), message.to_owned());
+            let refusal = Refusal { code, reason, message, retry_after: None };
             ApiError::Refused { operation: "create", object: "token".to_owned(), refusal }
         };
-        assert!(is_unknown_pod(&refused("pod \"web\" not found")));
-        assert!(!is_unknown_pod(&refused("serviceaccounts \"builder\" not found")));
+        assert!(comes_too_early(&refused(404, "NotFound", "pod \"web\" not found")));
+        assert!(!comes_too_early(&refused(404, "NotFound", "serviceaccounts \"builder\" not found")));
+        let no_edge = "node: no relationship found between node 'node-a' and this object";
+        assert!(comes_too_early(&refused(403, "Forbidden", no_edge)));
+        assert!(!comes_too_early(&refused(403, "Forbidden", "node: unauthorized audience vault")));
     }
 }

@@ -65,6 +65,7 @@ struct Refusal {
     path_prefix: String,
     code: u16,
     reason: String,
+    message: String,
     left: Option<u32>,
 }
 
@@ -159,7 +160,15 @@ impl FakeApiserver {
     /// Refuses what has this method ("" for any) and path prefix, `times` or (None) for ever.
     pub fn refuse(&self, method: &str, path_prefix: &str, code: u16, reason: &str, times: Option<u32>) {
         let (method, path_prefix, reason) = (method.to_owned(), path_prefix.to_owned(), reason.to_owned());
-        self.state().refusals.push(Refusal { method, path_prefix, code, reason, left: times });
+        let message = "refused by the test".to_owned();
+        self.state().refusals.push(Refusal { method, path_prefix, code, reason, message, left: times });
+    }
+
+    /// As the Node authorizer refuses a node what no pod of the node refers to, as far as it knows.
+    pub fn refuse_as_unrelated(&self, path_prefix: &str, times: u32) {
+        let (method, path_prefix, reason) = (String::new(), path_prefix.to_owned(), "Forbidden".to_owned());
+        let message = "no relationship found between node 'node-a' and this object".to_owned();
+        self.state().refusals.push(Refusal { method, path_prefix, code: 403, reason, message, left: Some(times) });
     }
 
     pub fn allow_all(&self) {

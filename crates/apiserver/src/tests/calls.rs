@@ -85,6 +85,20 @@ async fn a_token_is_bound_to_its_pod_and_not_printed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_asked_for_before_the_authorizer_knows_the_pod_costs_no_failed_step() {
+    const PATH: &str = "/api/v1/namespaces/default/serviceaccounts/builder/token";
+    let fake = FakeApiserver::new();
+    let status = json!({"token": "s3cr3t", "expirationTimestamp": "2030-01-01T00:00:00Z"});
+    fake.reply("POST", PATH, json!({"metadata": {}, "spec": {"audiences": []}, "status": status}));
+    fake.refuse_as_unrelated(PATH, 2);
+    let (api, whom, start) = (client(&fake), TokenFor { pod: key(), uid: PodUid::new("u-1") }, Instant::now());
+    assert_eq!(api.token_request("builder", &[], None, &whom).await.unwrap().token, "s3cr3t");
+    assert!(start.elapsed() < Duration::from_millis(200));
+    fake.refuse("POST", PATH, 403, "Forbidden", Some(1));
+    assert!(api.token_request("builder", &[], None, &whom).await.unwrap_err().is_forbidden());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_can_not_be_read_is_not_quoted() {
     let fake = FakeApiserver::new();
     fake.reply("GET", "/api/v1/namespaces/default/secrets/s", json!({"metadata": {}, "data": "hunter2"}));

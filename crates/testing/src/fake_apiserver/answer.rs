@@ -59,7 +59,7 @@ impl State {
         };
         let refusal = self.refusals.iter_mut().find(fits)?;
         refusal.left = refusal.left.map(|left| left - 1);
-        Some(status(refusal.code, &refusal.reason, "refused by the test"))
+        Some(status(refusal.code, &refusal.reason, &refusal.message))
     }
 }
 
