@@ -11,7 +11,7 @@ $(if $(filter cluster standalone,$(MODE)),,$(error MODE is cluster or standalone
 # `full`, `short` (a few minutes, fails where ferrolet is not well ahead), or any arguments of tests/bench.
 BENCH ?= full
 
-.PHONY: doctor build install packages demo demo-down test test-unit test-real test-vm test-differential test-bench bench lint fmt
+.PHONY: doctor build install packages package-amd64 package-arm64 demo demo-down test test-unit test-real test-vm test-differential test-bench bench lint fmt
 # Two cargos at once only wait for each other, and the doctor comes first.
 .NOTPARALLEL:
 
@@ -27,16 +27,18 @@ install: build
 
 # Static binaries for both architectures, Debian packages and OCI images of them in dist/. Needs `rustup target add`
 # of both targets and Debian's musl-tools, gcc-aarch64-linux-gnu and dpkg-dev.
-packages: export CC_x86_64_unknown_linux_musl = musl-gcc
-packages: export CC_aarch64_unknown_linux_musl = aarch64-linux-gnu-gcc
-packages: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER = aarch64-linux-gnu-gcc
-packages:
-	cargo build --release -p kubelet --target x86_64-unknown-linux-musl
-	cargo build --release -p kubelet --target aarch64-unknown-linux-musl
-	deploy/package.sh $(CARGO_TARGET_DIR)/x86_64-unknown-linux-musl/release/kubelet amd64 $(CURDIR)/dist
-	deploy/package.sh $(CARGO_TARGET_DIR)/aarch64-unknown-linux-musl/release/kubelet arm64 $(CURDIR)/dist
-	deploy/image.sh $(CARGO_TARGET_DIR)/x86_64-unknown-linux-musl/release/kubelet amd64 $(CURDIR)/dist
-	deploy/image.sh $(CARGO_TARGET_DIR)/aarch64-unknown-linux-musl/release/kubelet arm64 $(CURDIR)/dist
+PACKAGES = $(CURDIR)/dist
+packages: package-amd64 package-arm64
+
+package-amd64: TRIPLE = x86_64-unknown-linux-musl
+package-amd64: export CC_x86_64_unknown_linux_musl = musl-gcc
+package-arm64: TRIPLE = aarch64-unknown-linux-musl
+package-arm64: export CC_aarch64_unknown_linux_musl = aarch64-linux-gnu-gcc
+package-arm64: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER = aarch64-linux-gnu-gcc
+package-amd64 package-arm64: package-%:
+	cargo build --release -p kubelet --target $(TRIPLE)
+	deploy/package.sh $(CARGO_TARGET_DIR)/$(TRIPLE)/release/kubelet $* $(PACKAGES)
+	deploy/image.sh $(CARGO_TARGET_DIR)/$(TRIPLE)/release/kubelet $* $(PACKAGES)
 
 demo: doctor build
 	cargo run -q -p bed -- demo $(MODE) $(KUBELET)
@@ -62,7 +64,9 @@ test-real: doctor build
 # On Debian VMs with systemd and cgroup v2, with containerd 2.4 and 1.6, and a cluster of two that kubeadm makes; minutes
 # each where there is no KVM.
 test-vm: TESTS = vm vm-1-6 vm-shutdown kubeadm
-test-vm: test-real
+test-vm: PACKAGES = $(CARGO_TARGET_DIR)/packages
+test-vm: export FERROLET_PACKAGES = $(PACKAGES)
+test-vm: package-amd64 test-real
 
 # The same pods on the upstream kubelet and on ours, compared field by field; ALL=1 takes the whole corpus, CASES
 # names some (regular expressions).

@@ -27,6 +27,8 @@ pub const HANDS: usize = 8;
 /// Caches fill, first reports go out, and threads that had work end (they would take their counts with them) before a
 /// span of quiet begins.
 pub const SETTLE: Duration = Duration::from_secs(20);
+/// After the last pod is gone: what waits for deadlines (connections, watches) is freed within a minute.
+const FREED: Duration = Duration::from_secs(90);
 /// After the start of the agent: its catching up counts as part of the restart.
 const RESTART_WATCHED: Duration = Duration::from_secs(10);
 
@@ -115,8 +117,10 @@ impl Bench<'_> {
             self.delete_all(agent, &names).await?;
         }
         if wanted("burst") {
-            tokio::time::sleep(SETTLE).await;
-            self.figures.add("rss-after", 0, &agent.name, proc::memory(self.pid()?)?.rss);
+            tokio::time::sleep(FREED).await;
+            let memory = proc::memory(self.pid()?)?;
+            self.figures.add("rss-after", 0, &agent.name, memory.rss);
+            self.figures.add("anon-after", 0, &agent.name, memory.anonymous);
         }
         if wanted("churn") {
             self.churn(agent).await?;
@@ -250,7 +254,9 @@ impl Bench<'_> {
     async fn burst(&mut self, agent: &Agent, pods: usize) -> Result<Vec<String>> {
         let containerd = self.node().daemons.pid("containerd").context("containerd is gone")?;
         let (pid, calls) = (self.pid()?, self.calls().await?);
-        let (before, before_runtime) = (proc::cpu(pid), proc::cpu(containerd));
+        let api = ["kube-apiserver", "etcd"].map(|name| self.cluster.daemons.pid(name).unwrap_or_default());
+        let look = || [proc::cpu(pid), proc::cpu(containerd), api.iter().map(|pid| proc::cpu(*pid)).sum()];
+        let before = look();
         let begun = self.clock.mono();
         let creations = stream::iter(0..pods).map(|i| {
             let bench = &*self;
@@ -259,12 +265,14 @@ impl Bench<'_> {
         let names: Vec<String> = creations.buffer_unordered(HANDS).try_collect().await?;
         let seen = self.watcher.until(&names, "Ready", |s| s.ready.is_some()).await?;
         let last = seen.iter().filter_map(|s| s.ready).max().unwrap_or_default();
-        let spent = [proc::cpu(pid) - before, proc::cpu(containerd) - before_runtime];
+        let after = look();
+        let spent = |of: usize| after[of] - before[of];
         let calls = self.calls().await?.since(calls);
         let mut add = |key: &str, value: f64| self.figures.add(key, pods, &agent.name, value);
         add("burst-#", last.since(begun).as_secs_f64());
-        add("burst-cpu-#", spent[0] / pods as f64 * 1e3);
-        add("burst-runtime-#", spent[1]);
+        add("burst-cpu-#", spent(0) / pods as f64 * 1e3);
+        add("burst-runtime-#", spent(1));
+        add("burst-apiserver-#", spent(2));
         add("burst-cri-#", calls.runtime / pods as f64);
         add("burst-api-#", calls.api / pods as f64);
         Ok(names)

@@ -26,6 +26,7 @@ pub fn group() -> Group {
             ("a_pod_on_the_second_node_becomes_ready_and_is_reached", pod_on_worker),
             ("upgrade_node_keeps_the_node", upgrade_node),
             ("reset_leaves_a_machine_without_a_node", reset),
+            ("the_debian_package_makes_a_node_that_joins_and_leaves", package),
         ],
     }
 }
@@ -191,5 +192,30 @@ fn reset(w: &mut World) -> Result<()> {
         expect_eq(state.trim(), "inactive", "unit")?;
         let nodes = json!(k.json(&["get", "nodes"])?["items"].as_array().map_or(0, Vec::len));
         expect_eq(nodes, json!(1), "nodes")
+    })
+}
+
+fn package(w: &mut World) -> Result<()> {
+    on_machines(w, |control, worker| {
+        crate::install::by_package(worker)?;
+        let command = control.ssh(&["kubeadm", "token", "create", "--print-join-command"])?;
+        worker.ssh(&[command.trim()])?;
+        let k = w.kubectl();
+        k.until_node_ready(WORKER.0)?;
+        let program = worker.ssh(&["readlink /proc/$(systemctl show -P MainPID kubelet)/exe"])?;
+        expect_eq(program.trim(), "/usr/bin/kubelet", "the program of the package")?;
+        k.apply(&shell_pod("packaged", &[("app", "sleep 100000")]).to_string())?;
+        k.until_ready("packaged")?;
+        // An upgrade of the package restarts the agent and no container.
+        let before = k.pod("packaged")?;
+        let pid = worker.ssh(&["systemctl show -P MainPID kubelet"])?;
+        worker.ssh(&["dpkg -i /root/kubelet.deb"])?;
+        expect(worker.ssh(&["systemctl show -P MainPID kubelet"])? != pid, "the agent was restarted")?;
+        k.until_node_ready(WORKER.0)?;
+        let after = k.until_ready("packaged")?;
+        expect_eq(&after["status"]["containerStatuses"], &before["status"]["containerStatuses"], "containers")?;
+        worker.ssh(&["dpkg -r ferrolet-kubelet"])?;
+        let state = worker.ssh(&["systemctl is-active kubelet; ls /usr/bin/kubelet 2>/dev/null; true"])?;
+        expect_eq(state.trim(), "inactive", "unit after the package's removal")
     })
 }

@@ -25,6 +25,7 @@ pub fn group() -> Group {
             ("memory_beyond_the_limit_is_oomkilled", oom_killed),
             ("kill_9_and_restart_of_the_unit_adopt_what_runs", restarts_adopt),
             ("the_upstream_kubelet_and_back_touches_nothing", swap_with_upstream),
+            ("a_daemon_set_takes_the_node_over_and_install_restores_it", installed),
             ("limits_are_those_that_the_upstream_kubelet_sets", limits_as_upstream),
             ("systemds_watchdog_is_fed_and_restarts_a_hung_agent", watchdog),
             ("after_a_power_cut_pods_come_up_once", power_cut),
@@ -298,6 +299,10 @@ fn swap_with_upstream(w: &mut World) -> Result<()> {
         untouched("under-ferrolet-again")?;
         w.delete_pods(&names)
     })
+}
+
+fn installed(w: &mut World) -> Result<()> {
+    on_vm(w, |vm| crate::install::by_daemon_set_with_restart(w, vm))
 }
 
 /// Every limit that the kernel and systemd hold for the QoS classes, for a pod of each, and for its container.
