@@ -2,9 +2,9 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use prometheus::HistogramVec;
+use prometheus::{HistogramVec, IntGaugeVec};
 
-use crate::histograms;
+use crate::{histograms, int_gauges};
 
 const BUCKETS: [f64; 13] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 25.0, 50.0, 120.0, 300.0, 600.0];
 
@@ -12,6 +12,27 @@ static OPERATIONS: LazyLock<HistogramVec> = LazyLock::new(|| {
     let labels = ["volume_plugin", "operation_name", "status", "migrated"];
     histograms("storage_operation_duration_seconds", "Storage operation duration", &BUCKETS, &labels)
 });
+
+static VOLUMES: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    int_gauges("volume_manager_total_volumes", "Number of volumes in Volume Manager", &["plugin_name", "state"])
+});
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum World {
+    /// Volumes of pods that are to run here.
+    Desired,
+    /// Volumes that are in place.
+    Actual,
+}
+
+/// So many volumes of the plugin came, or (less than zero) went.
+pub fn changed(world: World, plugin: &str, by: i64) {
+    let state = match world {
+        World::Desired => "desired_state_of_world",
+        World::Actual => "actual_state_of_world",
+    };
+    VOLUMES.with_label_values(&[plugin, state]).add(by);
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {

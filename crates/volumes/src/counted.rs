@@ -1,12 +1,18 @@
-//! What was done with a pod's volumes, for `storage_operation_duration_seconds`. The volumes of a pod are worked on
-//! together, so each is said to have taken as long as all.
+//! The volumes of pods, for `volume_manager_total_volumes`, and what was done with them, for
+//! `storage_operation_duration_seconds`. The volumes of a pod are worked on together, so each is said to have taken as
+//! long as all.
 
 use std::time::Duration;
 
-use metrics::volumes::{Operation, done};
+use metrics::volumes::{Operation, World, changed, done};
 use pod::{DesiredPod, api::Volume};
 
 use crate::{error::VolumeError, prepare::volumes_in_use};
+
+/// The pod's volumes came or went, all of them.
+pub(crate) fn count(pod: &DesiredPod, world: World, by: i64) {
+    volumes_in_use(pod).for_each(|volume| changed(world, plugin(volume), by));
+}
 
 pub(crate) fn mounted(pod: &DesiredPod, outcome: Result<(), &VolumeError>, took: Duration) {
     for volume in volumes_in_use(pod) {

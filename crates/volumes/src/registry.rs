@@ -29,6 +29,8 @@ struct Entry {
     pod: Option<DesiredPod>,
     locks: Locks,
     refs: BTreeSet<ObjectRef>,
+    /// All volumes have been put in place.
+    mounted: bool,
     due: Option<Mono>,
     failures: u32,
     refreshing: bool,
@@ -68,6 +70,10 @@ impl Registry {
         }
     }
 
+    pub fn is_mounted(&self, uid: &PodUid) -> bool {
+        self.0.get(uid).is_some_and(|entry| entry.mounted)
+    }
+
     pub fn is_open(&self, uid: &PodUid) -> bool {
         self.0.get(uid).is_some_and(|entry| entry.pod.is_some())
     }
@@ -80,11 +86,11 @@ impl Registry {
         self.0.get(uid)?.pod.clone()
     }
 
-    /// All files are as they should be, until `renew_at`.
-    pub fn succeeded(&mut self, uid: &PodUid, renew_at: Option<Mono>) {
-        if let Some(entry) = self.0.get_mut(uid) {
-            (entry.failures, entry.due) = (0, renew_at);
-        }
+    /// All files are as they should be, until `renew_at`; true when they are for the first time.
+    pub fn succeeded(&mut self, uid: &PodUid, renew_at: Option<Mono>) -> bool {
+        let Some(entry) = self.0.get_mut(uid) else { return false };
+        (entry.failures, entry.due) = (0, renew_at);
+        entry.pod.is_some() && !std::mem::replace(&mut entry.mounted, true)
     }
 
     /// To be tried again, later each time.
@@ -185,8 +191,10 @@ mod tests {
     #[test]
     fn a_pod_that_is_taken_down_is_left_alone() {
         let (mut registry, uid) = registry();
-        registry.succeeded(&uid, Some(secs(1)));
+        assert!(registry.succeeded(&uid, Some(secs(1))) && registry.is_mounted(&uid));
+        assert!(!registry.succeeded(&uid, Some(secs(1))));
         registry.close(&uid);
+        assert!(!registry.succeeded(&uid, None) && !registry.is_mounted(&uid));
         assert!(!registry.is_open(&uid));
         assert_eq!((registry.due(secs(9)), registry.changed(None), registry.next_due()), (vec![], vec![], None));
         registry.forget(&uid);

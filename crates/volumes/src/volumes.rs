@@ -6,6 +6,7 @@ use std::{
 };
 
 use host::{Clock, HostError, RootDir};
+use metrics::volumes::World;
 use pod::{DesiredPod, Mono, PodUid, mounts::ContainerMount, quantity::ApiList};
 use tokio::{
     sync::{Notify, OwnedMutexGuard},
@@ -19,7 +20,7 @@ use crate::{
     mounted::MountedVolumes,
     prepare::{Which, prepare},
     refresh,
-    registry::Registry,
+    registry::{Locks, Registry},
     sources::{Api, Sources},
     sub_path::SubPathError,
     tokens::Tokens,
@@ -146,9 +147,28 @@ impl Inner {
         self.registry.lock().expect("no panic while the registry is locked")
     }
 
+    fn enter(&self, pod: &DesiredPod) -> Locks {
+        let mut registry = self.registry();
+        if !registry.is_open(&pod.uid) {
+            counted::count(pod, World::Desired, 1);
+        }
+        registry.enter(pod)
+    }
+
+    /// The pod as it was kept until now.
+    fn close(&self, uid: &PodUid) -> (Locks, Option<DesiredPod>) {
+        let mut registry = self.registry();
+        let (pod, was_mounted) = (registry.pod(uid), registry.is_mounted(uid));
+        if let Some(pod) = &pod {
+            counted::count(pod, World::Desired, -1);
+            counted::count(pod, World::Actual, -i64::from(was_mounted));
+        }
+        (registry.close(uid), pod)
+    }
+
     /// Collects the files and puts them in place. `enter` makes the pod one that is kept current.
     pub async fn update(&self, pod: &DesiredPod, which: Which, enter: bool) -> Result<MountedVolumes, VolumeError> {
-        let locks = if enter { self.registry().enter(pod) } else { self.registry().locks(&pod.uid) };
+        let locks = if enter { self.enter(pod) } else { self.registry().locks(&pod.uid) };
         let _update = locks.update.lock_owned().await;
         if enter && let Some(api) = &self.api {
             api.objects.hold_pod(pod);
@@ -160,7 +180,11 @@ impl Inner {
             counted::mounted(pod, outcome.as_ref().map(drop), now.since(began));
         }
         match &outcome {
-            Ok((_, renew_at)) => self.registry().succeeded(&pod.uid, *renew_at),
+            Ok((_, renew_at)) => {
+                if self.registry().succeeded(&pod.uid, *renew_at) {
+                    counted::count(pod, World::Actual, 1);
+                }
+            }
             // A worker calls again after a failed mount by itself.
             Err(_) if enter => {}
             Err(_) => self.registry().failed(&pod.uid, now),
@@ -209,16 +233,12 @@ impl Inner {
         uid: &PodUid,
         work: fn(&RootDir, &PodUid) -> Result<(), HostError>,
     ) -> Result<(), VolumeError> {
-        let (locks, mounted) = {
-            let mut registry = self.registry();
-            let mounted = registry.pod(uid);
-            (registry.close(uid), mounted)
-        };
+        let (locks, pod) = self.close(uid);
         let guard = locks.disk.lock_owned().await;
         let began = self.clock.mono();
         let (root, of) = (self.root.clone(), uid.clone());
         let done = blocking(Some(guard), move || work(&root, &of)).await;
-        if let Some(pod) = mounted {
+        if let Some(pod) = pod {
             counted::taken_down(&pod, done.is_ok(), self.clock.mono().since(began));
         }
         done.map_err(|cause| VolumeError::TearDown { cause })?;

@@ -304,3 +304,28 @@ async fn the_root_directory_becomes_a_shared_mount_once() {
     assert_eq!((found.len(), found[0].shared), (1, true));
     mounts::unmount_beneath(node.root.path()).unwrap();
 }
+
+#[tokio::test]
+async fn volumes_are_counted_once_however_often_they_are_looked_at() {
+    if !in_own_mounts("volumes::tests::volumes_are_counted_once_however_often_they_are_looked_at") {
+        return;
+    }
+    let node = node();
+    let pod = pod_with(json!([{"name": "disk", "emptyDir": {}}]), json!({}), json!({}));
+    let counts = || {
+        ["desired", "actual"].map(|world| {
+            let series = format!(
+                "volume_manager_total_volumes{{plugin_name=\"kubernetes.io/empty-dir\",state=\"{world}_state_of_world\"}} "
+            );
+            let text = metrics::gather();
+            let value = text.lines().find_map(|line| line.strip_prefix(&series)).unwrap_or("0");
+            value.parse::<f64>().unwrap()
+        })
+    };
+    node.volumes.mount(&pod).await.unwrap();
+    node.volumes.mount(&pod).await.unwrap();
+    assert_eq!(counts(), [1.0, 1.0]);
+    node.volumes.unmount(&pod.uid).await.unwrap();
+    node.volumes.unmount(&pod.uid).await.unwrap();
+    assert_eq!(counts(), [0.0, 0.0]);
+}

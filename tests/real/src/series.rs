@@ -92,7 +92,6 @@ const LEFT_OUT: [(&str, &[&str]); 3] = [
             "kubelet_topology_manager_",
             "kubelet_pod_level_resources_",
             "plugin_manager_",
-            "volume_manager_",
             "volume_operation_",
             "reconstruct_volume_",
             "force_cleaned_failed_volume_",
