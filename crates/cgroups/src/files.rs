@@ -51,7 +51,13 @@ fn make_dir(dir: &Path) -> Result<()> {
 }
 
 fn create_v1(mount: &Path, path: &str, is_cpuset: bool) -> Result<()> {
-    for dir in steps(mount, path) {
+    let dirs = steps(mount, path);
+    if let Some(last) = dirs.last()
+        && create_last_v1(last, is_cpuset)?
+    {
+        return Ok(());
+    }
+    for dir in dirs {
         make_dir(&dir)?;
         if is_cpuset {
             inherit_cpuset(&dir)?;
@@ -60,10 +66,30 @@ fn create_v1(mount: &Path, path: &str, is_cpuset: bool) -> Result<()> {
     Ok(())
 }
 
+/// Whether that was enough: it is wherever a pod is not the first of its tier.
+fn create_last_v1(dir: &Path, is_cpuset: bool) -> Result<bool> {
+    match fs::create_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(Error::Create { path: dir.into(), source: e }),
+        _ if !is_cpuset => return Ok(true),
+        _ => {}
+    }
+    let Some(parent) = dir.parent() else { return Ok(false) };
+    for file in CPUSET {
+        if read(&parent.join(file))?.trim().is_empty() {
+            return Ok(false);
+        }
+    }
+    inherit_cpuset(dir)?;
+    Ok(true)
+}
+
+const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+
 /// A new v1 cpuset has neither CPUs nor memory nodes, and no process can enter it until it has both.
 fn inherit_cpuset(dir: &Path) -> Result<()> {
     let Some(parent) = dir.parent() else { return Ok(()) };
-    for file in ["cpuset.cpus", "cpuset.mems"] {
+    for file in CPUSET {
         if read(&dir.join(file))?.trim().is_empty() {
             write(&dir.join(file), read(&parent.join(file))?.trim())?;
         }

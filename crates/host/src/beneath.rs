@@ -42,6 +42,21 @@ pub struct Dir {
     path: PathBuf,
 }
 
+/// The directory in which a name lies.
+enum Parent<'d> {
+    This(BorrowedFd<'d>),
+    Beneath(OwnedFd),
+}
+
+impl AsFd for Parent<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::This(fd) => *fd,
+            Self::Beneath(fd) => fd.as_fd(),
+        }
+    }
+}
+
 /// One name in a directory and what it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -335,13 +350,16 @@ impl Dir {
     }
 
     /// The directory that holds `rel`'s last name, and that name.
-    fn parent_of<'r>(&self, rel: &'r Path) -> Result<(OwnedFd, &'r OsStr), HostError> {
+    fn parent_of<'r>(&self, rel: &'r Path) -> Result<(Parent<'_>, &'r OsStr), HostError> {
         let full = || self.path.join(rel);
         let names = plain_components(rel).during("use", full())?;
         let (last, parents) = names.split_last().ok_or(Errno::INVAL).during("use", full())?;
-        let parent: PathBuf = if parents.is_empty() { PathBuf::from(".") } else { parents.iter().collect() };
+        if parents.is_empty() {
+            return Ok((Parent::This(self.as_fd()), last));
+        }
+        let parent: PathBuf = parents.iter().collect();
         let fd = self.lookup(&parent, OFlags::PATH | OFlags::DIRECTORY, STRICT).during("open the parent of", full())?;
-        Ok((fd, last))
+        Ok((Parent::Beneath(fd), last))
     }
 
     fn lookup(&self, rel: &Path, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
@@ -357,7 +375,7 @@ impl Dir {
 }
 
 /// A directory beneath `parent` by a single name, on the same mount.
-fn open_same_mount(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+fn open_same_mount(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat2(parent, name, flags, Mode::empty(), STRICT | ResolveFlags::NO_XDEV) {
         Err(Errno::XDEV) => Err(Errno::BUSY),
@@ -366,7 +384,7 @@ fn open_same_mount(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
 }
 
 /// A real directory, not a link to one, by a single name.
-fn open_real_dir(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+fn open_real_dir(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat2(parent, name, flags, Mode::empty(), STRICT)
 }

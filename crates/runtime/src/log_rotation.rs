@@ -68,18 +68,26 @@ impl LogRotation {
         Self { cri, clock, policy, pictures, followed: BTreeMap::new() }
     }
 
-    /// Runs until dropped. `changes` wakes when the pictures are others.
+    /// Runs until dropped. `changes` wakes when the pictures are others. A container that starts is looked at on the
+    /// next beat, together with all that start before it: in a burst of pods that is one walk through them all.
     pub async fn run(mut self, mut changes: watch::Receiver<()>) {
+        let interval = self.policy.interval;
+        changes.mark_changed();
         loop {
-            changes.borrow_and_update();
-            self.follow_running();
-            let interval = self.policy.interval;
             let due = self.followed.values().map(|log| log.pace.due()).min();
             let next = due.map(|due| self.clock.beat_from(due - interval / 2, interval));
             tokio::select! {
-                changed = changes.changed() => if changed.is_err() { return },
-                () = self.clock.sleep_until(next.unwrap_or_default()), if next.is_some() => self.look().await,
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.clock.beat(interval).await;
+                    changes.mark_unchanged();
+                    self.follow_running();
+                }
+                () = self.clock.sleep_until(next.unwrap_or_default()), if next.is_some() => {}
             }
+            self.look().await;
         }
     }
 

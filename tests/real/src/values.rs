@@ -25,6 +25,7 @@ const EXACT: &[&str] = &[
     "machine_swap_bytes",
     "resource_scrape_error",
     "scrape_error",
+    "volume_manager_total_volumes",
 ];
 /// Of `/metrics/resource`, within a factor of 2: the pods are the same, the moment is not. Under NOISE no two moments
 /// are alike: the kernel charges memory in batches per core, and each probe is a process more.

@@ -17,9 +17,9 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// The first look comes one interval from now.
+    /// The first look is due now.
     pub fn new(now: Mono, interval: Duration, max_size: u64) -> Self {
-        Self { interval, max_size, seen: None, pause: interval, due: now + interval }
+        Self { interval, max_size, seen: None, pause: interval, due: now }
     }
 
     pub fn due(&self) -> Mono {
