@@ -4,6 +4,8 @@
 #![allow(unsafe_code)]
 
 use std::{fs, ops::Range};
+#[cfg(target_env = "gnu")]
+use std::{os::unix::process::CommandExt, process::Command};
 
 /// The kernel maps up to 64 KiB around a page that is touched, as far as one mapping goes. Parts of this size are
 /// mappings of their own, so that less is mapped that is not used.
@@ -37,6 +39,32 @@ impl Program {
         }
     }
 }
+
+/// What the C library reads when a program starts, and at no other time.
+#[cfg(target_env = "gnu")]
+const TUNABLES: &str = "GLIBC_TUNABLES";
+#[cfg(target_env = "gnu")]
+const NO_THREAD_CACHES: &str = "glibc.malloc.tcache_count=0";
+
+/// Starts the program anew, in the same process, with an allocator that keeps nothing freed for the thread that freed
+/// it: what lies in such caches holds whole pages. To be called before there are threads. Settings of the operator's
+/// are left alone, and where the program can't be started anew it goes on as it is.
+#[cfg(target_env = "gnu")]
+pub fn without_thread_caches() {
+    match std::env::var_os(TUNABLES) {
+        // Made a moment ago. SAFETY: there is one thread. Programs that this one starts are not to inherit it.
+        Some(set) if set == NO_THREAD_CACHES => unsafe { std::env::remove_var(TUNABLES) },
+        Some(_) => {}
+        None => {
+            let mut args = std::env::args_os();
+            let (Some(name), Ok(program)) = (args.next(), std::env::current_exe()) else { return };
+            let _ = Command::new(program).arg0(name).args(args).env(TUNABLES, NO_THREAD_CACHES).exec();
+        }
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub fn without_thread_caches() {}
 
 /// To be called before there are threads. The allocator else makes a heap for each of them, and what one thread frees
 /// does not help another.

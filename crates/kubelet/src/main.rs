@@ -20,7 +20,10 @@ fn main() -> ExitCode {
             eprint!("{note}");
             return ExitCode::SUCCESS;
         }
-        Ok(Request::Run(options)) => start(*options, clock),
+        Ok(Request::Run(options)) => {
+            host::memory::without_thread_caches();
+            start(*options, clock)
+        }
         Err(error) => Err(error.into()),
     };
     let code = match outcome {
