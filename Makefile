@@ -15,9 +15,9 @@ BENCH ?= full
 # Two cargos at once only wait for each other, and the doctor comes first.
 .NOTPARALLEL:
 
-# Names what the machine lacks; LINTS=1 asks for rustfmt and clippy too.
+# Names what the machine lacks; LINTS=1 asks for rustfmt and clippy too, PACKAGE=1 for what the Debian package needs.
 doctor:
-	@LINTS=$(LINTS) sh tests/bed/doctor.sh
+	@LINTS=$(LINTS) PACKAGE=$(PACKAGE) sh tests/bed/doctor.sh
 
 build:
 	cargo build --release -p kubelet
@@ -66,7 +66,8 @@ test-real: doctor build
 test-vm: TESTS = vm vm-1-6 vm-shutdown kubeadm
 test-vm: PACKAGES = $(CARGO_TARGET_DIR)/packages
 test-vm: export FERROLET_PACKAGES = $(PACKAGES)
-test-vm: package-amd64 test-real
+test-vm: PACKAGE = 1
+test-vm: doctor package-amd64 test-real
 
 # The same pods on the upstream kubelet and on ours, compared field by field; ALL=1 takes the whole corpus, CASES
 # names some (regular expressions).

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Names in one message all that this machine lacks for the demo and the tests; says nothing when it lacks nothing.
-# A shell script, since it has to work before there is a cargo to build anything with: `make doctor [LINTS=1]`.
+# A shell script, since it has to work before there is a cargo to build anything with: `make doctor [LINTS=1]
+# [PACKAGE=1]`.
 # The stack's own programs (`bed`, `real`) run it too.
 missing=
 lacks() {
@@ -24,6 +25,11 @@ if has cargo && has rustc; then
   fi
 else
   lacks "cargo and rustc: Rust 1.95 or later, as rustup installs it"
+fi
+if [ -n "$PACKAGE" ]; then
+  has musl-gcc || lacks "musl-gcc: builds the package's static program; apt-get install musl-tools"
+  [ -d "$(rustc --print sysroot)/lib/rustlib/x86_64-unknown-linux-musl" ] ||
+    lacks "Rust's libraries for musl: rustup target add x86_64-unknown-linux-musl"
 fi
 if has go; then
   found=$(GOTOOLCHAIN=local go env GOVERSION)

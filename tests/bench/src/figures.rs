@@ -148,10 +148,19 @@ pub struct Spread {
     pub most: f64,
 }
 
+/// Of at least one sample; of two the mean.
+fn median(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let half = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[half] } else { f64::midpoint(sorted[half - 1], sorted[half]) }
+}
+
 impl Spread {
     fn of(samples: &[f64]) -> Option<Self> {
         let fold = |f: fn(f64, f64) -> f64| samples.iter().copied().reduce(f);
-        Some(Self { middle: Quantiles::of(samples).p50, least: fold(f64::min)?, most: fold(f64::max)? })
+        let (least, most) = (fold(f64::min)?, fold(f64::max)?);
+        Some(Self { least, most, middle: median(samples) })
     }
 }
 
@@ -291,6 +300,14 @@ mod tests {
         let rows = figures().rows(&["ferrolet", "upstream", FLOOR]);
         let ratio = rows[0].ratio.unwrap();
         assert_eq!((ratio.middle, ratio.least, ratio.most), (0.3, 0.25, 0.5));
+    }
+
+    #[test]
+    fn the_middle_of_two_rounds_is_neither() {
+        let mut figures = Figures::default();
+        [9.0, 11.0].map(|rss| figures.add("rss-0", 0, "ferrolet", rss));
+        assert_eq!(figures.middle("rss-0", "ferrolet"), Some(10.0));
+        assert_eq!(figures.middle("rss-0", "upstream"), None);
     }
 
     #[test]

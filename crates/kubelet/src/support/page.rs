@@ -175,7 +175,7 @@ Upstream has none of these.
 | `kubelet explain pod` | works | asks the running agent; needs no API server |
 | `kubelet doctor` | works | changes nothing |
 | `kubelet join k3s` | works | tested against a server that answers k3s' node endpoints as its source documents them, both generations, with a real API server behind it; not against k3s itself |
-| `kubelet install` | works | for the DaemonSet in deploy/, or by hand; `--restart` by the node's systemd was not tried in a container |
+| `kubelet install` | works | for the DaemonSet in deploy/, or by hand |
 
 ";
 
