@@ -305,7 +305,9 @@ mod tests {
     #[test]
     fn the_middle_of_two_rounds_is_neither() {
         let mut figures = Figures::default();
-        [9.0, 11.0].map(|rss| figures.add("rss-0", 0, "ferrolet", rss));
+        for rss in [9.0, 11.0] {
+            figures.add("rss-0", 0, "ferrolet", rss);
+        }
         assert_eq!(figures.middle("rss-0", "ferrolet"), Some(10.0));
         assert_eq!(figures.middle("rss-0", "upstream"), None);
     }
