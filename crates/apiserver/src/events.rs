@@ -8,7 +8,7 @@ mod sink;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicI64, AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
 
 use host::Clock;
@@ -39,7 +39,7 @@ struct Shared {
     node_name: String,
     dropped: AtomicU64,
     /// Of the last event's name: names must differ also within one tick of the clock.
-    last_stamp: AtomicI64,
+    last_stamp: AtomicU64,
 }
 
 impl Events {
@@ -56,7 +56,7 @@ impl Events {
 
     fn new(queue: Option<mpsc::Sender<Box<Event>>>, clock: Clock, node_name: &str) -> Self {
         let node_name = node_name.to_owned();
-        let (dropped, last_stamp) = (AtomicU64::new(0), AtomicI64::new(0));
+        let (dropped, last_stamp) = (AtomicU64::new(0), AtomicU64::new(0));
         Self { shared: Arc::new(Shared { queue, clock, node_name, dropped, last_stamp }) }
     }
 
@@ -115,7 +115,7 @@ impl Events {
     fn event(&self, about: ObjectReference, kind: &str, reason: &str, message: String) -> Event {
         let wall = self.shared.clock.wall();
         let namespace = about.namespace.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| "default".to_owned());
-        let name = format!("{}.{:x}", text(&about.name), self.stamp(wall));
+        let name = name(&about, self.stamp(wall));
         let host = Some(self.shared.node_name.clone());
         Event {
             metadata: ObjectMeta { name: Some(name), namespace: Some(namespace), ..ObjectMeta::default() },
@@ -134,12 +134,16 @@ impl Events {
     }
 
     /// Nanoseconds, each used once.
-    fn stamp(&self, wall: Timestamp) -> i64 {
-        let now = i64::try_from(wall.as_nanosecond()).unwrap_or(i64::MAX);
+    fn stamp(&self, wall: Timestamp) -> u64 {
+        let now = u64::try_from(wall.as_nanosecond()).unwrap_or_default();
         let last = &self.shared.last_stamp;
         let before = last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(now.max(last + 1)));
         before.map_or(now, |before| now.max(before + 1))
     }
+}
+
+fn name(about: &ObjectReference, stamp: u64) -> String {
+    format!("{}.{stamp:x}", text(&about.name))
 }
 
 /// `spec.containers{app}` and its like: what an event about a container points at.

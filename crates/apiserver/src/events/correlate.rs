@@ -5,7 +5,7 @@
 //! ten minutes turns them into "(combined from similar events)"; an event said before raises the count of the first.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     hash::{BuildHasher, Hash, RandomState},
     time::Duration,
 };
@@ -37,7 +37,8 @@ pub(super) enum Correlated {
     },
 }
 
-/// Keeps hashes instead of texts: a collision costs a wrong count, a text costs memory for all.
+/// Keeps hashes instead of texts: a collision costs a wrong count, a text costs memory for all. What is kept lies in the
+/// maps themselves: a small piece of heap each, made while many pods start, would hold a page each long after them.
 #[derive(Debug, Default)]
 pub(super) struct Correlator {
     hasher: RandomState,
@@ -52,24 +53,55 @@ struct Allowance {
     at: Mono,
 }
 
+/// The messages under one reason by their hashes, mostly one.
 #[derive(Debug, Default)]
 struct Messages {
-    hashes: HashSet<u64>,
+    first: Option<u64>,
+    others: Vec<u64>,
     last: Mono,
+}
+
+impl Messages {
+    /// Returns how many there are now.
+    fn add(&mut self, message: u64) -> usize {
+        match self.first {
+            None => self.first = Some(message),
+            Some(first) if first == message || self.others.contains(&message) => {}
+            Some(_) => self.others.push(message),
+        }
+        1 + self.others.len()
+    }
+
+    fn remove(&mut self, message: u64) {
+        self.others.retain(|other| *other != message);
+        if self.first == Some(message) {
+            self.first = self.others.pop();
+        }
+    }
+
+    fn clear(&mut self) {
+        *self = Self { last: self.last, ..Self::default() };
+    }
 }
 
 /// An event that the server has: what a repetition takes from it.
 #[derive(Debug)]
 struct Told {
-    name: Option<String>,
+    /// The name is that of the object and this number.
+    stamp: Option<u64>,
     first_timestamp: Option<Time>,
     count: i32,
 }
 
 impl Told {
     fn of(event: &Event) -> Self {
-        let name = event.metadata.name.clone();
-        Self { name, first_timestamp: event.first_timestamp.clone(), count: event.count.unwrap_or(1) }
+        let ending = event.metadata.name.as_deref().and_then(|name| name.rsplit_once('.'));
+        let stamp = ending.and_then(|(_, stamp)| u64::from_str_radix(stamp, 16).ok());
+        Self { stamp, first_timestamp: event.first_timestamp.clone(), count: event.count.unwrap_or(1) }
+    }
+
+    fn name(&self, event: &Event) -> Option<String> {
+        self.stamp.map(|stamp| super::name(&event.involved_object, stamp))
     }
 }
 
@@ -85,7 +117,7 @@ impl Correlator {
         };
         told.count = told.count.saturating_add(1);
         event.count = Some(told.count);
-        event.metadata.name.clone_from(&told.name);
+        event.metadata.name = told.name(&event);
         event.first_timestamp.clone_from(&told.first_timestamp);
         Correlated::Repeat { event, key }
     }
@@ -118,17 +150,16 @@ impl Correlator {
         let message = self.hasher.hash_one(&event.message);
         let similar = self.similar.get_or_insert_with(group, now, Messages::default);
         if now.since(similar.last) > SIMILAR_WITHIN {
-            similar.hashes.clear();
+            similar.clear();
         }
         similar.last = now;
-        similar.hashes.insert(message);
-        if similar.hashes.len() < SIMILAR {
+        if similar.add(message) < SIMILAR {
             let path = &event.involved_object.field_path;
             let key = self.hasher.hash_one(("event", about(&event), path, &event.type_, &event.reason, &event.message));
             return (event, key);
         }
         // The set needs to grow no further: one place stays free for the next message.
-        similar.hashes.remove(&message);
+        similar.remove(message);
         event.message = Some(format!("{COMBINED}{}", text(&event.message)));
         (event, group)
     }
@@ -201,11 +232,13 @@ mod tests {
     fn an_event_said_again_raises_the_count_of_the_first() {
         let mut correlator = Correlator::default();
         let now = Mono::from_secs(1);
-        assert!(matches!(correlator.correlate(event("a", "BackOff", "x"), now), Correlated::Create { .. }));
+        let mut first = event("a", "BackOff", "x");
+        first.metadata.name = Some("a.1f".to_owned());
+        assert!(matches!(correlator.correlate(first, now), Correlated::Create { .. }));
         let Correlated::Repeat { event: again, .. } = correlator.correlate(event("a", "BackOff", "x"), now) else {
             panic!("not a repeat")
         };
-        assert_eq!(again.count, Some(2));
+        assert_eq!((again.count, again.metadata.name.as_deref()), (Some(2), Some("a.1f")));
         assert!(matches!(correlator.correlate(event("b", "BackOff", "x"), now), Correlated::Create { .. }));
     }
 
