@@ -171,7 +171,7 @@ pub static GATES: &[Gate] = &[
     gate("KubeletEnsureSecretPulledImages", ON, Beta, FREE, &[], Works),
     gate("KubeletFineGrainedAuthz", ON, GA, LOCKED, &[], Works),
     gate("KubeletInUserNamespace", ON, Beta, FREE, &[], PODS),
-    gate("KubeletPSI", ON, GA, LOCKED, &[], SERVING),
+    gate("KubeletPSI", ON, GA, LOCKED, &[], Works),
     gate("KubeletPodResourcesDynamicResources", ON, GA, LOCKED, &[], DRA),
     gate("KubeletPodResourcesGet", ON, GA, LOCKED, &[], Works),
     gate("KubeletPodResourcesListUseActivePods", ON, Deprecated, FREE, &[], Works),
