@@ -62,25 +62,17 @@ struct Messages {
 }
 
 impl Messages {
-    /// Returns how many there are now.
-    fn add(&mut self, message: u64) -> usize {
-        match self.first {
-            None => self.first = Some(message),
-            Some(first) if first == message || self.others.contains(&message) => {}
-            Some(_) => self.others.push(message),
+    /// Whether it is one of them, or can become one: the tenth is not kept, so that each further one finds them full.
+    fn take(&mut self, message: u64) -> bool {
+        let first = *self.first.get_or_insert(message);
+        if first == message || self.others.contains(&message) {
+            return true;
         }
-        1 + self.others.len()
-    }
-
-    fn remove(&mut self, message: u64) {
-        self.others.retain(|other| *other != message);
-        if self.first == Some(message) {
-            self.first = self.others.pop();
+        let room = 2 + self.others.len() < SIMILAR;
+        if room {
+            self.others.push(message);
         }
-    }
-
-    fn clear(&mut self) {
-        *self = Self { last: self.last, ..Self::default() };
+        room
     }
 }
 
@@ -150,16 +142,14 @@ impl Correlator {
         let message = self.hasher.hash_one(&event.message);
         let similar = self.similar.get_or_insert_with(group, now, Messages::default);
         if now.since(similar.last) > SIMILAR_WITHIN {
-            similar.clear();
+            *similar = Messages::default();
         }
         similar.last = now;
-        if similar.add(message) < SIMILAR {
+        if similar.take(message) {
             let path = &event.involved_object.field_path;
             let key = self.hasher.hash_one(("event", about(&event), path, &event.type_, &event.reason, &event.message));
             return (event, key);
         }
-        // The set needs to grow no further: one place stays free for the next message.
-        similar.remove(message);
         event.message = Some(format!("{COMBINED}{}", text(&event.message)));
         (event, group)
     }
