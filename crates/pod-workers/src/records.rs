@@ -1,7 +1,7 @@
 //! A record of pods' resources that outlives the agent, in a file of upstream's name and format.
 //!
 //! Reads: the file, once. Writes: the file, some time after a change (many changes of a burst make one write) or at
-//! once where that is asked for. Wakes on: a change.
+//! once where that is asked for. Wakes on: a change, and the time at which the file is due.
 
 use std::{
     path::PathBuf,
@@ -14,15 +14,18 @@ use pod::{
     api::ResourceRequirements,
     resize::{PodResources, Records, decode, encode},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 /// What the node has granted.
 pub const ALLOCATED: &str = "allocated_pods_state";
 /// What runtime and kernel were told last.
 pub const ACTUATED: &str = "actuated_pods_state";
 
-/// Changes that come within this time are written together.
+/// Changes of what is recorded that come within this time are written together.
 const GATHER: Duration = Duration::from_millis(100);
+/// A record that is new says what the pod's spec says, and would be read so without it: it is of use from the pod's first
+/// resize on. The file holds all pods, so each write costs more the more there are.
+const GATHER_NEW: Duration = Duration::from_secs(2);
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
@@ -33,9 +36,35 @@ struct Shared {
     /// None: nothing is written.
     path: Option<PathBuf>,
     records: Mutex<Records>,
-    changed: watch::Sender<u64>,
+    changed: watch::Sender<Changes>,
     /// Held while the file is written; the text that is in it.
     written: Mutex<String>,
+}
+
+/// How many there have been.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Changes {
+    /// Of pods or containers that had no record.
+    new: u64,
+    /// Of what was recorded.
+    renewed: u64,
+}
+
+enum Change {
+    None,
+    New,
+    Renewed,
+}
+
+impl Change {
+    /// What was recorded before, and what is now.
+    fn of<T: PartialEq>(before: Option<&T>, after: &T) -> Self {
+        match before {
+            None => Self::New,
+            Some(before) if before == after => Self::None,
+            Some(_) => Self::Renewed,
+        }
+    }
 }
 
 impl ResourceRecords {
@@ -62,15 +91,21 @@ impl ResourceRecords {
 
     fn with(path: Option<PathBuf>, records: Records) -> Self {
         let written = Mutex::new(encode(&records));
-        Self(Arc::new(Shared { path, records: Mutex::new(records), changed: watch::Sender::new(0), written }))
+        Self(Arc::new(Shared { path, records: Mutex::new(records), changed: watch::Sender::new(Changes::default()), written }))
     }
 
     /// Keeps the file in step; runs until dropped.
     pub async fn keep(self) {
         let mut changed = self.0.changed.subscribe();
+        let mut written = Changes::default();
         while changed.changed().await.is_ok() {
-            tokio::time::sleep(GATHER).await;
-            changed.borrow_and_update();
+            let is_renewed = |now: &Changes| now.renewed != written.renewed;
+            // What is renewed shortens the wait for what is new.
+            let _ = timeout(GATHER_NEW, changed.wait_for(is_renewed)).await;
+            if is_renewed(&changed.borrow()) {
+                tokio::time::sleep(GATHER).await;
+            }
+            written = *changed.borrow_and_update();
             self.flushed().await;
         }
     }
@@ -114,18 +149,18 @@ impl ResourceRecords {
     pub fn set(&self, uid: &PodUid, resources: PodResources) {
         self.change(|records| {
             let before = records.insert(uid.to_string(), resources.clone());
-            before.as_ref() != Some(&resources)
+            Change::of(before.as_ref(), &resources)
         });
     }
 
     /// Only where there is no record yet.
     pub fn init(&self, pod: &DesiredPod) {
         self.change(|records| {
-            let missing = !records.contains_key(pod.uid.as_str());
-            if missing {
-                records.insert(pod.uid.to_string(), PodResources::of(pod));
+            if records.contains_key(pod.uid.as_str()) {
+                return Change::None;
             }
-            missing
+            records.insert(pod.uid.to_string(), PodResources::of(pod));
+            Change::New
         });
     }
 
@@ -133,7 +168,7 @@ impl ResourceRecords {
         self.change(|records| {
             let containers = &mut records.entry(uid.to_string()).or_default().containers;
             let before = containers.insert(name.to_owned(), resources.clone());
-            before.as_ref() != Some(&resources)
+            Change::of(before.as_ref(), &resources)
         });
     }
 
@@ -141,7 +176,7 @@ impl ResourceRecords {
     pub fn set_pod_level(&self, uid: &PodUid, change: impl FnOnce(&mut ResourceRequirements)) {
         self.change(|records| {
             change(records.entry(uid.to_string()).or_default().pod_level.get_or_insert_default());
-            true
+            Change::Renewed
         });
     }
 
@@ -155,10 +190,12 @@ impl ResourceRecords {
         self.lock().retain(|uid, _| is_known(&PodUid::new(uid)));
     }
 
-    fn change(&self, change: impl FnOnce(&mut Records) -> bool) {
-        let changed = change(&mut self.lock());
-        if changed {
-            self.0.changed.send_modify(|version| *version += 1);
+    fn change(&self, change: impl FnOnce(&mut Records) -> Change) {
+        let change = change(&mut self.lock());
+        match change {
+            Change::None => {}
+            Change::New => self.0.changed.send_modify(|changes| changes.new += 1),
+            Change::Renewed => self.0.changed.send_modify(|changes| changes.renewed += 1),
         }
     }
 
@@ -186,5 +223,31 @@ mod tests {
         assert_eq!(again.get(&uid).unwrap().containers["c"], resources);
         std::fs::write(&path, "{\"data\":\"{}\",\"checksum\":1}").unwrap();
         assert_eq!(ResourceRecords::open(path).get(&uid), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_new_is_written_after_a_while_and_what_is_changed_soon() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(ACTUATED);
+        let limits = |cpu: &str| serde_json::from_value(json!({"limits": {"cpu": cpu}})).unwrap();
+        let records = ResourceRecords::open(path.clone());
+        let _keeper = tokio::spawn(records.clone().keep());
+        let is_written = async |cpu: &str, within: Duration| {
+            // The clock stands still while a file is being written.
+            tokio::time::sleep(within).await;
+            std::fs::read_to_string(&path).is_ok_and(|text| text.contains(cpu))
+        };
+        tokio::task::yield_now().await;
+        records.set_container(&PodUid::new("u"), "c", limits("11"));
+        tokio::time::sleep(GATHER_NEW - Duration::from_millis(1)).await;
+        assert!(!path.exists());
+        assert!(is_written("11", Duration::from_millis(2)).await);
+        records.set_container(&PodUid::new("v"), "c", limits("12"));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(!std::fs::read_to_string(&path).unwrap().contains("12"));
+        records.set_container(&PodUid::new("u"), "c", limits("13"));
+        tokio::time::sleep(GATHER - Duration::from_millis(1)).await;
+        assert!(!std::fs::read_to_string(&path).unwrap().contains("13"));
+        assert!(is_written("13", Duration::from_millis(2)).await);
     }
 }

@@ -26,7 +26,7 @@ use crate::{
 const HOST_PACKAGES: &[&str] = &["qemu-system-x86", "debootstrap", "e2fsprogs", "openssh-client"];
 const RELEASE: &str = "bookworm";
 const GUEST_PACKAGES: &str = "systemd-sysv,dbus,iproute2,iptables,kmod,udev,conntrack,socat,procps,linux-image-cloud-amd64,\
-initramfs-tools,ca-certificates,libseccomp2,openssh-server,ethtool,curl,xfsprogs,e2fsprogs,sudo";
+initramfs-tools,ca-certificates,libseccomp2,openssh-server,ethtool,curl,xfsprogs,e2fsprogs,sudo,criu";
 /// Rises when the base changes in another way than by its packages.
 const EDITION: &str = "1";
 const DISK_SIZE: &str = "8G";

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use bed::{Runtime, Vm, VmOptions, images, kubectl::is_ready, wait};
 use serde_json::{Value, json};
 
+use crate::checkpoint;
 use crate::world::{Group, Test, World, container_status, expect, expect_eq, kubelet, list, shell_pod, uid};
 
 const NAME: &str = "vm-a";
@@ -23,6 +24,7 @@ pub fn group() -> Group {
             ("a_daemon_reload_of_systemd_keeps_the_limits", daemon_reload),
             ("exec_logs_and_the_pod_network_reach_the_vm", reached),
             ("memory_beyond_the_limit_is_oomkilled", oom_killed),
+            ("a_checkpoint_holds_a_container_that_goes_on", checkpointed),
             ("kill_9_and_restart_of_the_unit_adopt_what_runs", restarts_adopt),
             ("the_upstream_kubelet_and_back_touches_nothing", swap_with_upstream),
             ("a_daemon_set_takes_the_node_over_and_install_restores_it", installed),
@@ -220,6 +222,30 @@ fn oom_killed(w: &mut World) -> Result<()> {
             ended["reason"] == "OOMKilled" && ended["exitCode"] == 137
         })?;
         w.delete_pods(&["hungry"])
+    })
+}
+
+fn checkpointed(w: &mut World) -> Result<()> {
+    on_vm(w, |vm| {
+        let counts = "i=0; while true; do i=$((i+1)); echo $i >/count; sleep 0.2; done";
+        let pods = start(w, &[vm_pod("counting", &[("app", counts)])])?;
+        let before = container_status(&pods[0], "app").clone();
+        let (code, answer) = checkpoint::ask(w, vm, "default/counting/app")?;
+        expect_eq((code.as_str(), answer["items"].as_array().map(Vec::len)), ("200", Some(1)), &answer.to_string())?;
+        let archive = answer["items"][0].as_str().unwrap_or_default();
+        expect(archive.starts_with("/var/lib/kubelet/checkpoints/checkpoint-counting_default-app-"), archive)?;
+        let mode = vm.ssh(&["stat", "-c", "%a", archive])?;
+        expect_eq(mode.trim(), "600", "whose memory it is nobody else may read")?;
+        let held = vm.ssh(&["tar", "-tf", archive])?;
+        for file in ["spec.dump", "config.dump", "checkpoint/inventory.img"] {
+            expect(held.lines().any(|line| line.trim_start_matches("./") == file), format!("{file} is in {held}"))?;
+        }
+        let count = || w.kubectl().run(&["exec", "counting", "--", "cat", "/count"]);
+        let counted = count()?;
+        wait::until("the container to go on counting", wait::LONG, || Ok(count()? != counted))?;
+        expect_eq(container_status(&w.kubectl().pod("counting")?, "app"), &before, "the container")?;
+        expect_eq(checkpoint::ask(w, vm, "default/counting/none")?.0.as_str(), "404", "no such container")?;
+        w.delete_pods(&["counting"])
     })
 }
 

@@ -10,16 +10,17 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::{api::core::v1::Event, apimachinery::pkg::apis::meta::v1::Time};
-use pod::Mono;
+use k8s_openapi::api::core::v1::Event;
+use pod::{Mono, time::Timestamp};
 
 use super::text;
 
-const KEPT: usize = 4096;
+/// Of each kind; the most that a map of 4096 places takes. client-go keeps 4096, for which ours would have twice the places.
+const KEPT: usize = 3584;
 const SIMILAR: usize = 10;
 const SIMILAR_WITHIN: Duration = Duration::from_secs(600);
-const SPAM_BURST: f64 = 25.0;
-const SPAM_PER_SECOND: f64 = 1.0 / 300.0;
+const SPAM_BURST: f32 = 25.0;
+const SPAM_PER_SECOND: f32 = 1.0 / 300.0;
 const COMBINED: &str = "(combined from similar events): ";
 
 /// What to do with an event.
@@ -37,40 +38,40 @@ pub(super) enum Correlated {
     },
 }
 
-/// Keeps hashes instead of texts: a collision costs a wrong count, a text costs memory for all. What is kept lies in the
-/// maps themselves: a small piece of heap each, made while many pods start, would hold a page each long after them.
+/// Keeps hashes instead of texts: a collision costs a wrong count, a text costs memory for all. What is kept is small
+/// and lies in the maps themselves: a piece of heap each, made while many pods start, would hold a page each long after
+/// them.
 #[derive(Debug, Default)]
 pub(super) struct Correlator {
     hasher: RandomState,
-    spam: Recent<Allowance>,
+    /// How many events an object may still have told, when it had the last one.
+    spam: Recent<f32>,
     similar: Recent<Messages>,
     known: Recent<Told>,
 }
 
-#[derive(Debug)]
-struct Allowance {
-    tokens: f64,
-    at: Mono,
-}
-
 /// The messages under one reason by their hashes, mostly one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Messages {
-    first: Option<u64>,
-    others: Vec<u64>,
-    last: Mono,
+    first: u64,
+    #[expect(clippy::box_collection, reason = "mostly none, and a list takes three words")]
+    others: Option<Box<Vec<u64>>>,
 }
 
 impl Messages {
+    fn of(message: u64) -> Self {
+        Self { first: message, others: None }
+    }
+
     /// Whether it is one of them, or can become one: the tenth is not kept, so that each further one finds them full.
     fn take(&mut self, message: u64) -> bool {
-        let first = *self.first.get_or_insert(message);
-        if first == message || self.others.contains(&message) {
+        let others = self.others.as_deref().map(Vec::as_slice).unwrap_or_default();
+        if self.first == message || others.contains(&message) {
             return true;
         }
-        let room = 2 + self.others.len() < SIMILAR;
+        let room = 2 + others.len() < SIMILAR;
         if room {
-            self.others.push(message);
+            self.others.get_or_insert_default().push(message);
         }
         room
     }
@@ -79,21 +80,24 @@ impl Messages {
 /// An event that the server has: what a repetition takes from it.
 #[derive(Debug)]
 struct Told {
-    /// The name is that of the object and this number.
-    stamp: Option<u64>,
-    first_timestamp: Option<Time>,
+    /// Its name is that of the object and this number, the time at which it was first told; 0 where it has another name.
+    stamp: u64,
     count: i32,
 }
 
 impl Told {
     fn of(event: &Event) -> Self {
         let ending = event.metadata.name.as_deref().and_then(|name| name.rsplit_once('.'));
-        let stamp = ending.and_then(|(_, stamp)| u64::from_str_radix(stamp, 16).ok());
-        Self { stamp, first_timestamp: event.first_timestamp.clone(), count: event.count.unwrap_or(1) }
+        let stamp = ending.and_then(|(_, stamp)| u64::from_str_radix(stamp, 16).ok()).unwrap_or_default();
+        Self { stamp, count: event.count.unwrap_or(1) }
     }
 
-    fn name(&self, event: &Event) -> Option<String> {
-        self.stamp.map(|stamp| super::name(&event.involved_object, stamp))
+    /// The event takes the place of the one that was told.
+    fn repeated_by(&mut self, event: &mut Event) {
+        self.count = self.count.saturating_add(1);
+        event.count = Some(self.count);
+        event.metadata.name = (self.stamp != 0).then(|| super::name(&event.involved_object, self.stamp));
+        event.first_timestamp = Timestamp::from_nanosecond(self.stamp.into()).ok().map(super::whole_seconds);
     }
 }
 
@@ -107,10 +111,7 @@ impl Correlator {
             self.known.insert(key, Told::of(&event), now);
             return Correlated::Create { event, key };
         };
-        told.count = told.count.saturating_add(1);
-        event.count = Some(told.count);
-        event.metadata.name = told.name(&event);
-        event.first_timestamp.clone_from(&told.first_timestamp);
+        told.repeated_by(&mut event);
         Correlated::Repeat { event, key }
     }
 
@@ -126,13 +127,11 @@ impl Correlator {
 
     fn allowed(&mut self, event: &Event, now: Mono) -> bool {
         let key = self.hasher.hash_one(("spam", about(event), &event.type_));
-        let allowance = self.spam.get_or_insert_with(key, now, || Allowance { tokens: SPAM_BURST, at: now });
-        let refill = now.since(allowance.at).as_secs_f64() * SPAM_PER_SECOND;
-        allowance.tokens = (allowance.tokens + refill).min(SPAM_BURST);
-        allowance.at = now;
-        let allowed = allowance.tokens >= 1.0;
+        let (since, left) = self.spam.get_or_insert_with(key, now, || SPAM_BURST);
+        *left = (*left + since.as_secs_f32() * SPAM_PER_SECOND).min(SPAM_BURST);
+        let allowed = *left >= 1.0;
         if allowed {
-            allowance.tokens -= 1.0;
+            *left -= 1.0;
         }
         allowed
     }
@@ -140,11 +139,10 @@ impl Correlator {
     fn combine(&mut self, mut event: Event, now: Mono) -> (Event, u64) {
         let group = self.hasher.hash_one(("similar", about(&event), &event.type_, &event.reason));
         let message = self.hasher.hash_one(&event.message);
-        let similar = self.similar.get_or_insert_with(group, now, Messages::default);
-        if now.since(similar.last) > SIMILAR_WITHIN {
-            *similar = Messages::default();
+        let (since, similar) = self.similar.get_or_insert_with(group, now, || Messages::of(message));
+        if since > SIMILAR_WITHIN {
+            *similar = Messages::of(message);
         }
-        similar.last = now;
         if similar.take(message) {
             let path = &event.involved_object.field_path;
             let key = self.hasher.hash_one(("event", about(&event), path, &event.type_, &event.reason, &event.message));
@@ -163,7 +161,21 @@ fn about(event: &Event) -> impl Hash + '_ {
 /// A map that forgets what was used least recently.
 #[derive(Debug)]
 struct Recent<V> {
-    entries: HashMap<u64, (Mono, V)>,
+    entries: HashMap<u64, (Used, V)>,
+}
+
+/// When something was used, in tenths of a second: half the size of what `Mono` keeps, and more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Used(u32);
+
+impl Used {
+    fn at(now: Mono) -> Self {
+        Self(u32::try_from(now.0.as_millis() / 100).unwrap_or(u32::MAX))
+    }
+
+    fn until(self, later: Self) -> Duration {
+        Duration::from_millis(100) * later.0.saturating_sub(self.0)
+    }
 }
 
 impl<V> Default for Recent<V> {
@@ -175,20 +187,21 @@ impl<V> Default for Recent<V> {
 impl<V> Recent<V> {
     fn get(&mut self, key: u64, now: Mono) -> Option<&mut V> {
         let (used, value) = self.entries.get_mut(&key)?;
-        *used = now;
+        *used = Used::at(now);
         Some(value)
     }
 
     fn insert(&mut self, key: u64, value: V, now: Mono) {
         self.make_room();
-        self.entries.insert(key, (now, value));
+        self.entries.insert(key, (Used::at(now), value));
     }
 
-    fn get_or_insert_with(&mut self, key: u64, now: Mono, make: impl FnOnce() -> V) -> &mut V {
+    /// The value, and how long before `now` it was used last.
+    fn get_or_insert_with(&mut self, key: u64, now: Mono, make: impl FnOnce() -> V) -> (Duration, &mut V) {
         self.make_room();
+        let now = Used::at(now);
         let (used, value) = self.entries.entry(key).or_insert_with(|| (now, make()));
-        *used = now;
-        value
+        (std::mem::replace(used, now).until(now), value)
     }
 
     /// Forgets the older half at once, so that it costs little per event.
@@ -196,7 +209,7 @@ impl<V> Recent<V> {
         if self.entries.len() < KEPT {
             return;
         }
-        let mut ages: Vec<Mono> = self.entries.values().map(|(used, _)| *used).collect();
+        let mut ages: Vec<Used> = self.entries.values().map(|(used, _)| *used).collect();
         let middle = ages.len() / 2;
         let median = *ages.select_nth_unstable(middle).1;
         self.entries.retain(|_, (used, _)| *used > median);
@@ -269,5 +282,9 @@ mod tests {
             correlator.correlate(event(&format!("pod-{n}"), "r", "m"), Mono::from_secs(n));
         }
         assert!(correlator.known.entries.len() <= KEPT && correlator.spam.entries.len() <= KEPT);
+        // All entries of the three maps, and a byte of each place besides.
+        let sizes = [size_of_val(&(0u64, Used(0), 0f32)), size_of::<(u64, (Used, Messages))>(), size_of::<(u64, (Used, Told))>()];
+        assert!(sizes.iter().sum::<usize>() <= 80, "{sizes:?}");
+        assert!(correlator.known.entries.capacity() <= KEPT);
     }
 }
