@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use pod::{DesiredPod, Life, ObservedPod, PodKey, PodUid, api::PodStatus};
 use tokio::sync::watch;
 
-use crate::{Authenticator, Authorizer};
+use crate::{Authenticator, Authorizer, routes::Endpoint};
 
 /// One pod of this node with the status its worker last gave it.
 #[derive(Clone, Debug)]
@@ -136,6 +136,8 @@ pub struct ServerConfig {
     pub split_log_streams: bool,
     /// Gate ExtendWebSocketsToKubelet.
     pub extend_websockets: bool,
+    /// What is not there since its feature gate is off.
+    pub gated_off: Vec<Endpoint>,
     /// Upstream derives the verb of exec, attach and port-forward from the HTTP method, so `get nodes/proxy` is
     /// enough to run commands by websocket. False (the default) asks for `create` whatever the method.
     pub exec_by_get_asks_get: bool,
@@ -188,6 +190,7 @@ impl ServerConfig {
             volume_stats_period: Some(Duration::from_secs(60)),
             split_log_streams: false,
             extend_websockets: true,
+            gated_off: Vec::new(),
             exec_by_get_asks_get: false,
             version: "v1.37.2".into(),
             limits: Limits::default(),

@@ -179,6 +179,9 @@ impl Dispatcher {
 
     /// Whether this port and configuration have the route at all.
     fn offered(&self, route: &Route, port: Port) -> Result<(), Reply> {
+        if self.context.config.gated_off.contains(&route.endpoint) {
+            return Err(reply::not_found());
+        }
         let debugging = self.context.config.enable_debugging_handlers;
         match route.reach {
             Reach::Everywhere => Ok(()),

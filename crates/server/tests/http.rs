@@ -8,6 +8,7 @@ use std::time::Duration;
 use api_types::otlp::Span;
 use host::Clock;
 use http::StatusCode;
+use server::routes::Endpoint;
 use support::{Node, STREAMING};
 use testing::{FakeCollector, attribute};
 
@@ -86,6 +87,13 @@ async fn debugging_handlers_can_be_off() {
         (StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n")
     );
     assert_eq!(node.as_user("admin", "GET", "/pods").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_hangs_on_a_gate_that_is_off_is_not_there() {
+    let node = Node::start(|config| config.gated_off = vec![Endpoint::Statusz]).await;
+    assert_eq!(node.as_user("admin", "GET", "/statusz").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(node.as_user("admin", "GET", "/flagz").await.status, StatusCode::OK);
 }
 
 #[tokio::test]

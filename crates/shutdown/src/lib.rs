@@ -26,7 +26,7 @@ pub use record::{FILE, Record, show};
 
 const REASON: &str = "Terminated";
 const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
-const EVENT: &str = "NodeShutdown";
+const EVENT: &str = "Shutdown";
 /// Between two attempts to follow logind: at first, and where it goes on failing.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);

@@ -109,7 +109,7 @@ fn reboot(w: &mut World) -> Result<()> {
         let kept = ["startTime", "endTime"].map(|time| state[time].as_str().unwrap_or("0001").to_owned());
         expect(kept[0] < kept[1] && !kept[0].starts_with("0001"), format!("{kept:?}"))?;
         expect(times.iter().all(|time| time != "0"), format!("metrics after the reboot: {times:?}"))?;
-        k.until_event(NAME, "NodeShutdown")?;
+        k.until_event(NAME, "Shutdown")?;
         w.delete_pods(&["web", "critical", "late"])
     })
 }

@@ -19,8 +19,8 @@ use k8s_openapi::api::core::v1::Node;
 use pleg::Pleg;
 use pod::PodUid;
 use server::{
-    Authenticator, Authorizer, HealthCheck, Listeners, Observed, PodRow, Server, ServerConfig, ServerDeps, TlsListener,
-    authz::Remember, bind, reviews,
+    Authenticator, Authorizer, HealthCheck, Listeners, Observed, PodRow, Server, ServerConfig, ServerDeps,
+    TlsListener, authz::Remember, bind, reviews, routes::Endpoint,
 };
 use tokio::{sync::watch, task::JoinSet};
 
@@ -111,9 +111,21 @@ fn server_config(options: &Options, root: &RootDir) -> ServerConfig {
             period => Some(period.std()),
         },
         version: options.reported_version.clone(),
+        split_log_streams: options.gates.enabled("PodLogsQuerySplitStreams"),
         extend_websockets: options.gates.enabled("ExtendWebSocketsToKubelet"),
+        gated_off: gated_off(options),
         ..ServerConfig::new(&options.node_name)
     }
+}
+
+/// Endpoints that hang on a feature gate.
+fn gated_off(options: &Options) -> Vec<Endpoint> {
+    let gated = [
+        ("ContainerCheckpoint", Endpoint::Checkpoint),
+        ("ComponentStatusz", Endpoint::Statusz),
+        ("ComponentFlagz", Endpoint::Flagz),
+    ];
+    gated.into_iter().filter(|(gate, _)| !options.gates.enabled(gate)).map(|(_, endpoint)| endpoint).collect()
 }
 
 fn authenticator(options: &Options, clock: Clock, api: Option<&ApiServer>) -> anyhow::Result<Authenticator> {

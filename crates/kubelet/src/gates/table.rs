@@ -25,7 +25,6 @@ const EVICTION: Support = NotYet("nothing is evicted or measured for it yet");
 const PULL_RECORDS: Support = NotYet("images are not asked for by runtime class yet");
 const CERTIFICATES: Support = NotYet("what is behind it is not there yet");
 const RELOAD: Support = Partly("changed files are taken whatever is set");
-const ALWAYS: Support = Partly("the endpoint is there whatever is set");
 const USERNS: Support = Partly("ids are handed out and passed to the runtime; not yet tried on every runtime");
 const MEMORY_QOS: Support = Partly("a pod's protection follows a resize only when its memory limit changes");
 const SWAP: Support = Partly("containers get their share; not yet tried on a node with swap");
@@ -83,13 +82,13 @@ pub static GATES: &[Gate] = &[
     gate("CloudControllerManagerWebhook", OFF, Alpha, FREE, &[], ELSEWHERE),
     gate("ClusterTrustBundle", ON, GA, FREE, &[], ELSEWHERE),
     gate("ClusterTrustBundleProjection", ON, GA, FREE, &["ClusterTrustBundle"], CERTIFICATES),
-    gate("ComponentFlagz", ON, Beta, FREE, &[], ALWAYS),
-    gate("ComponentStatusz", ON, Beta, FREE, &[], ALWAYS),
+    gate("ComponentFlagz", ON, Beta, FREE, &[], Works),
+    gate("ComponentStatusz", ON, Beta, FREE, &[], Works),
     gate("CompositePodGroup", OFF, Alpha, FREE, &["GenericWorkload", "TopologyAwareWorkloadScheduling"], ELSEWHERE),
     gate("ConcurrentWatchObjectDecode", ON, Beta, FREE, &[], ELSEWHERE),
     gate("ConsistentListFromCacheSkipTimeoutFallback", OFF, Alpha, FREE, &[], ELSEWHERE),
     gate("ConstrainedImpersonation", ON, Beta, FREE, &[], ELSEWHERE),
-    gate("ContainerCheckpoint", ON, Beta, FREE, &[], ALWAYS),
+    gate("ContainerCheckpoint", ON, Beta, FREE, &[], Works),
     gate("ContainerRestartRules", ON, Beta, FREE, &[], Works),
     gate("ContainerStopSignals", OFF, Alpha, FREE, &[], PODS),
     gate("ContextualLogging", ON, Beta, FREE, &[], ELSEWHERE),
@@ -217,7 +216,7 @@ pub static GATES: &[Gate] = &[
     gate("PodLevelResources", ON, Beta, FREE, &[], Works),
     gate("PodLevelResourcesFixDefaulting", ON, Beta, FREE, &["PodLevelResources"], Works),
     gate("PodLevelResourcesFixKubeletQOSClass", ON, Beta, FREE, &["PodLevelResources"], Works),
-    gate("PodLogsQuerySplitStreams", OFF, Alpha, FREE, &[], SERVING),
+    gate("PodLogsQuerySplitStreams", OFF, Alpha, FREE, &[], Works),
     gate("PodObservedGenerationTracking", ON, GA, LOCKED, &[], Works),
     gate("PodReadyToStartContainersCondition", ON, GA, LOCKED, &[], Works),
     gate("PodSchedulingReadiness", ON, GA, LOCKED, &[], ELSEWHERE),
