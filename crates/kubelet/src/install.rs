@@ -11,6 +11,8 @@ use host::beneath::Dir;
 use rustix::fs::{AtFlags, FileType, Mode, fsync, linkat};
 use tokio::signal::unix::{SignalKind, signal};
 
+#[cfg(test)]
+mod package;
 mod unit;
 
 const USAGE: &str = "\

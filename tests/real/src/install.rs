@@ -101,7 +101,8 @@ pub fn by_package(vm: &Vm) -> Result<()> {
     vm.ssh(&["systemctl disable --now kubelet; rm -r /etc/systemd/system/kubelet.service* /usr/bin/kubelet"])?;
     let copy = vm.ssh_command().arg("cat >/root/kubelet.deb").stdin(fs::File::open(&package)?).output()?;
     expect(copy.status.success(), String::from_utf8_lossy(&copy.stderr))?;
-    vm.ssh(&["dpkg -i /root/kubelet.deb"])?;
+    // Also after a removal that left the package's configuration.
+    vm.ssh(&["dpkg -i /root/kubelet.deb && dpkg -r ferrolet-kubelet && dpkg -i /root/kubelet.deb"])?;
     expect_eq(vm.ssh(&["dpkg -S /usr/bin/kubelet"])?.trim(), "ferrolet-kubelet: /usr/bin/kubelet", "owner")?;
     expect_eq(vm.ssh(&["systemctl is-enabled kubelet"])?.trim(), "enabled", "unit")?;
     let from = vm.ssh(&["systemctl", "show", "-P", "FragmentPath", "kubelet"])?;
