@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use host::beneath::Dir;
 use rustix::fs::{AtFlags, FileType, Mode, fsync, linkat};
 use tokio::signal::unix::{SignalKind, signal};
+use unit::Unit;
 
 #[cfg(test)]
 mod package;
@@ -23,7 +24,8 @@ on while the agent is exchanged. A second run finds that all is done and changes
 
   --root DIR       where the node's file system is mounted (default /)
   --path FILE      the program in it (default /usr/bin/kubelet)
-  --restart UNIT   restarts this unit of the node's systemd unless it runs the program in place already
+  --restart UNIT   restarts this unit of the node's systemd unless it runs the program in place already, and waits until
+                   it does; if it does not, the program before is put back. A unit that starts another file is refused
   --restore        puts back what was there before the first installation
   --stay           goes on until it gets a signal, as the container of a DaemonSet must
 ";
@@ -46,15 +48,9 @@ pub fn run(args: &[String]) -> Result<()> {
         print!("{USAGE}");
         return Ok(());
     };
-    let place = Place::open(&wanted.root, &wanted.path)?;
-    let done = if wanted.restore { place.restore()? } else { place.put(&std::fs::read("/proc/self/exe")?)? };
-    println!("{done}");
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     executor.block_on(async {
-        if let Some(unit) = &wanted.restart {
-            let restarted = unit::restart(&wanted.root, &wanted.path, unit).await;
-            println!("{}", restarted.with_context(|| format!("{unit} still runs what it ran before"))?);
-        }
+        install(&wanted).await?;
         if wanted.stay {
             let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
             tokio::select! {
@@ -64,6 +60,31 @@ pub fn run(args: &[String]) -> Result<()> {
         }
         Ok(())
     })
+}
+
+async fn install(wanted: &Wanted) -> Result<()> {
+    let place = Place::open(&wanted.root, &wanted.path)?;
+    let unit = match &wanted.restart {
+        Some(name) => Some(Unit::open(&wanted.root, name, &wanted.path).await?),
+        None => None,
+    };
+    let done = if wanted.restore { place.restore()? } else { place.put(&std::fs::read("/proc/self/exe")?)? };
+    println!("{done}");
+    if let Some(unit) = unit {
+        match unit.run_program().await {
+            Ok(runs) => println!("{runs}"),
+            Err(error) if !wanted.restore && place.undo()? => {
+                let started = unit.restart().await;
+                started.with_context(|| format!("{error:#}; the program before is in place again, but not started"))?;
+                let failed = place.failed.display();
+                return Err(error.context(format!(
+                    "the program before is in place again and was restarted; {failed} is the one that did not run"
+                )));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    place.settle()
 }
 
 /// None where help is asked for.
@@ -96,8 +117,13 @@ fn parse(args: &[String]) -> Result<Option<Wanted>> {
 struct Place {
     dir: Dir,
     name: PathBuf,
+    /// What was there before the first installation.
     previous: PathBuf,
     new: PathBuf,
+    /// What comes back if the new program does not run.
+    replaced: PathBuf,
+    /// A program that did not run here.
+    failed: PathBuf,
 }
 
 impl Place {
@@ -107,26 +133,35 @@ impl Place {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         let dir = Dir::open(root)?.open_dir(parent)?;
         let name = PathBuf::from(path.file_name().unwrap_or_default());
-        let (previous, new) = (beside(&name, ".previous"), beside(&name, ".new"));
-        Ok(Self { dir, name, previous, new })
+        let [previous, new, replaced, failed] =
+            [".previous", ".new", ".replaced", ".failed"].map(|ending| beside(&name, ending));
+        Ok(Self { dir, name, previous, new, replaced, failed })
     }
 
     /// At any moment the name leads to the old program or to the new one.
     fn put(&self, program: &[u8]) -> Result<String> {
         let shown = self.dir.path().join(&self.name);
-        let before = self.size_of(&self.name)?;
-        if before == Some(program.len() as u64) && self.dir.read(&self.name, LARGEST)? == program {
+        if self.is(&self.name, program)? {
             return Ok(format!("{} is this program already", shown.display()));
         }
+        // Else the container of a DaemonSet, which is started again, would take the agent down again and again.
+        ensure!(
+            !self.is(&self.failed, program)?,
+            "this program did not run here before; remove {} to try it once more",
+            self.dir.path().join(&self.failed).display()
+        );
+        let before = self.size_of(&self.name)?;
         // What is kept is not an older ferrolet.
         let keeps = before.is_some() && !is_ours(&self.dir.read(&self.name, LARGEST)?);
         if keeps {
-            self.keep().with_context(|| format!("can't keep the program before as {}", self.previous.display()))?;
+            self.keep(&self.previous)?;
+        }
+        // One that is there is of a run that was cut off: what is in place since has not proved itself.
+        if before.is_some() && self.size_of(&self.replaced)?.is_none() {
+            self.keep(&self.replaced)?;
         }
         // Of a run that was cut off.
-        if self.size_of(&self.new)?.is_some() {
-            self.dir.unlink(&self.new)?;
-        }
+        self.forget(&self.new)?;
         self.dir.create(&self.new, program, PROGRAM)?.sync_all()?;
         self.dir.rename(&self.new, &self.name)?;
         fsync(&self.dir)?;
@@ -135,11 +170,38 @@ impl Place {
     }
 
     /// A second name for the program that is in place.
-    fn keep(&self) -> Result<()> {
-        if self.size_of(&self.previous)?.is_some() {
+    fn keep(&self, name: &Path) -> Result<()> {
+        self.forget(name)?;
+        linkat(&self.dir, &self.name, &self.dir, name, AtFlags::empty())
+            .with_context(|| format!("can't keep the program before as {}", name.display()))
+    }
+
+    fn forget(&self, name: &Path) -> Result<()> {
+        if self.size_of(name)?.is_some() {
+            self.dir.unlink(name)?;
+        }
+        Ok(())
+    }
+
+    /// False where nothing was there before.
+    fn undo(&self) -> Result<bool> {
+        if self.size_of(&self.replaced)?.is_none() {
+            return Ok(false);
+        }
+        self.keep(&self.failed)?;
+        self.dir.rename(&self.replaced, &self.name)?;
+        let inode = |name: &Path| self.dir.lstat(name).map(|found| found.st_ino).ok();
+        if inode(&self.previous) == inode(&self.name) {
             self.dir.unlink(&self.previous)?;
         }
-        Ok(linkat(&self.dir, &self.name, &self.dir, &self.previous, AtFlags::empty())?)
+        fsync(&self.dir)?;
+        Ok(true)
+    }
+
+    /// What is in place stays.
+    fn settle(&self) -> Result<()> {
+        self.forget(&self.replaced)?;
+        self.forget(&self.failed)
     }
 
     fn restore(&self) -> Result<String> {
@@ -149,11 +211,13 @@ impl Place {
         }
         self.dir.rename(&self.previous, &self.name)?;
         // An installation that was cut off leaves two names of one file, which are not renamed.
-        if self.size_of(&self.previous)?.is_some() {
-            self.dir.unlink(&self.previous)?;
-        }
+        self.forget(&self.previous)?;
         fsync(&self.dir)?;
         Ok(format!("{} is again what it was", shown.display()))
+    }
+
+    fn is(&self, name: &Path, program: &[u8]) -> Result<bool> {
+        Ok(self.size_of(name)? == Some(program.len() as u64) && self.dir.read(name, LARGEST)? == program)
     }
 
     /// None where there is nothing; an error for what is no file.
@@ -239,6 +303,38 @@ mod tests {
         place(&root).restore().unwrap();
         assert_eq!(fs::read(bin.join("kubelet")).unwrap(), b"upstream");
         assert!(!bin.join("kubelet.previous").exists());
+    }
+
+    #[test]
+    fn a_program_that_does_not_run_makes_way_for_the_one_before_and_is_not_tried_again() {
+        let (root, bin) = node();
+        let is = |name: &str, text: &str| fs::read_to_string(bin.join(name)).is_ok_and(|found| found == text);
+        let (ours, broken) = (format!("ferrolet {USAGE}"), format!("broken {USAGE}"));
+        fs::write(bin.join("kubelet"), "upstream").unwrap();
+        place(&root).put(broken.as_bytes()).unwrap();
+        assert!(place(&root).undo().unwrap());
+        assert!(is("kubelet", "upstream") && is("kubelet.failed", &broken) && !bin.join("kubelet.previous").exists());
+        assert!(place(&root).put(broken.as_bytes()).unwrap_err().to_string().contains("remove"));
+        assert!(is("kubelet", "upstream"));
+
+        // Another one may be, and what comes back after it is no longer the first.
+        place(&root).put(ours.as_bytes()).unwrap();
+        place(&root).settle().unwrap();
+        assert!(!bin.join("kubelet.failed").exists() && !bin.join("kubelet.replaced").exists());
+        assert!(!place(&root).undo().unwrap());
+        place(&root).put(broken.as_bytes()).unwrap();
+        assert!(place(&root).undo().unwrap());
+        assert!(is("kubelet", &ours) && is("kubelet.previous", "upstream"));
+    }
+
+    #[test]
+    fn what_comes_back_after_a_run_that_was_cut_off_is_what_did_run() {
+        let (root, bin) = node();
+        fs::write(bin.join("kubelet"), "upstream").unwrap();
+        place(&root).put(format!("unproved {USAGE}").as_bytes()).unwrap();
+        place(&root).put(format!("next {USAGE}").as_bytes()).unwrap();
+        assert!(place(&root).undo().unwrap());
+        assert_eq!(fs::read(bin.join("kubelet")).unwrap(), b"upstream");
     }
 
     #[test]

@@ -64,6 +64,10 @@ pub fn by_daemon_set_with_restart(w: &World, vm: &Vm) -> Result<()> {
     };
     expect(runs("kubelet.upstream")?, "the node runs the upstream kubelet first")?;
 
+    let elsewhere = "/usr/local/bin/kubelet install --path /opt/kubelet --restart kubelet.service";
+    let refused = vm.ssh_command().arg(elsewhere).output()?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    expect(!refused.status.success() && said.contains("starts /usr/bin/kubelet, not /opt/kubelet"), said)?;
     let import = vm.ssh_command().arg("ctr -n k8s.io images import -").stdin(fs::File::open(image(w)?)?).output()?;
     expect(import.status.success(), String::from_utf8_lossy(&import.stderr))?;
     let args = ["install", "--root", "/host", "--restart", "kubelet.service", "--stay"];

@@ -1,9 +1,24 @@
 //! The unit of the node's systemd that runs the agent.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::{Context, Result};
-use zbus::{OwnedObjectPath, connection::Builder};
+use anyhow::{Context, Result, bail, ensure};
+use zbus::{Connection, OwnedObjectPath, connection::Builder, proxy::CacheProperties};
+
+/// Between two looks at the unit.
+const LOOK: Duration = Duration::from_secs(1);
+/// Looks that show one and the same process: a program that crashes at its start is "active" for a moment too.
+const STEADY: u32 = 10;
+/// Looks until the program is given up. systemd itself gives up after 90 seconds where no unit says otherwise.
+const MOST: u32 = 120;
+
+/// A command of a unit, its arguments, and what became of it.
+type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
 
 #[zbus::proxy(
     interface = "org.freedesktop.systemd1.Manager",
@@ -15,32 +30,157 @@ trait Manager {
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
 }
 
+#[zbus::proxy(interface = "org.freedesktop.systemd1.Unit", default_service = "org.freedesktop.systemd1")]
+trait State {
+    #[zbus(property)]
+    fn active_state(&self) -> zbus::Result<String>;
+}
+
 #[zbus::proxy(interface = "org.freedesktop.systemd1.Service", default_service = "org.freedesktop.systemd1")]
 trait Service {
     #[zbus(property, name = "MainPID")]
     fn main_pid(&self) -> zbus::Result<u32>;
+    #[zbus(property)]
+    fn exec_start(&self) -> zbus::Result<Vec<Command>>;
 }
 
-/// Returns what was done.
-pub async fn restart(root: &Path, program: &Path, unit: &str) -> Result<String> {
-    let socket = root.join("run/dbus/system_bus_socket");
-    let address = format!("unix:path={}", socket.display());
-    let bus = Builder::address(address.as_str()).build().await;
-    let bus = bus.with_context(|| format!("can't reach the node's system bus at {}", socket.display()))?;
-    let manager = ManagerProxy::new(&bus).await?;
-    let object = manager.get_unit(unit).await.with_context(|| format!("the node's systemd has no unit {unit}"))?;
-    let pid = ServiceProxy::builder(&bus).path(object).build().await?.main_pid().await?;
-    let program = root.join(program.strip_prefix("/").unwrap_or(program));
-    if pid != 0 && is_running(root, pid, &program) {
-        return Ok(format!("{unit} runs it already"));
+pub struct Unit<'a> {
+    bus: Connection,
+    root: &'a Path,
+    name: &'a str,
+    /// As the node sees it.
+    program: &'a Path,
+    state: StateProxy<'static>,
+    service: ServiceProxy<'static>,
+}
+
+impl<'a> Unit<'a> {
+    /// Refuses a unit that starts another program: the one that is put in its place would run nowhere.
+    pub async fn open(root: &'a Path, name: &'a str, program: &'a Path) -> Result<Self> {
+        let socket = root.join("run/dbus/system_bus_socket");
+        let address = format!("unix:path={}", socket.display());
+        let bus = Builder::address(address.as_str()).build().await;
+        let bus = bus.with_context(|| format!("can't reach the node's system bus at {}", socket.display()))?;
+        let object = ManagerProxy::new(&bus).await?.get_unit(name).await;
+        let object = object.with_context(|| format!("the node's systemd has no unit {name}"))?;
+        // systemd tells changes only to those who subscribe, so that what is remembered would stay what it was.
+        let state =
+            StateProxy::builder(&bus).path(object.clone()).cache_properties(CacheProperties::No).build().await?;
+        let service = ServiceProxy::builder(&bus).path(object).cache_properties(CacheProperties::No).build().await?;
+        let commands = service.exec_start().await.with_context(|| format!("{name} does not say what it starts"))?;
+        let starts: Vec<String> = commands.into_iter().map(|command| command.0).collect();
+        ensure_starts(root, name, &starts, program)?;
+        Ok(Self { bus, root, name, program, state, service })
     }
-    manager.restart_unit(unit, "replace").await.with_context(|| format!("systemd did not restart {unit}"))?;
-    Ok(format!("{unit} is being restarted"))
+
+    /// Returns once the unit runs the program that is in place, and has for a while. Says what was done.
+    pub async fn run_program(&self) -> Result<String> {
+        let restarted = self.restart().await?;
+        let mut steady = Steady::default();
+        let mut state = String::new();
+        for _ in 0..MOST {
+            state = self.state.active_state().await?;
+            if steady.look(self.running().await?.filter(|_| state == "active")) {
+                return Ok(format!(
+                    "{} {}",
+                    self.name,
+                    if restarted { "was restarted and runs it" } else { "runs it" }
+                ));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        let waited = LOOK * MOST;
+        bail!(
+            "{} is {state} and does not keep running it, {waited:?} after its restart; its journal says why",
+            self.name
+        )
+    }
+
+    /// False where it runs the program already. Does not wait.
+    pub async fn restart(&self) -> Result<bool> {
+        if self.running().await?.is_some() {
+            return Ok(false);
+        }
+        let restarted = ManagerProxy::new(&self.bus).await?.restart_unit(self.name, "replace").await;
+        restarted.with_context(|| format!("systemd did not restart {}", self.name))?;
+        Ok(true)
+    }
+
+    /// The process, if its program is the one in place: a file that was replaced since is another one.
+    async fn running(&self) -> Result<Option<u32>> {
+        let pid = self.service.main_pid().await?;
+        let running = file(&self.root.join(format!("proc/{pid}/exe")));
+        Ok((pid != 0 && running.is_some() && running == file(&below(self.root, self.program))).then_some(pid))
+    }
 }
 
-/// A file that was replaced since is another one.
-fn is_running(root: &Path, pid: u32, program: &Path) -> bool {
-    let file = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
-    let running = file(&root.join(format!("proc/{pid}/exe")));
-    running.is_some() && running == file(program)
+/// `starts`: the programs of the unit's commands.
+fn ensure_starts(root: &Path, unit: &str, starts: &[String], program: &Path) -> Result<()> {
+    // /bin may be a link to /usr/bin.
+    let same = |found: &str| {
+        let here = file(&below(root, program));
+        Path::new(found) == program || (here.is_some() && here == file(&below(root, Path::new(found))))
+    };
+    ensure!(
+        starts.iter().any(|found| same(found)),
+        "{unit} starts {}, not {}: if that is the node's kubelet, name it by --path",
+        if starts.is_empty() { "nothing".to_owned() } else { starts.join(", ") },
+        program.display()
+    );
+    Ok(())
+}
+
+fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+fn file(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
+/// Whether a program has run for long enough, by what the looks at it showed.
+#[derive(Default)]
+struct Steady {
+    pid: Option<u32>,
+    again: u32,
+}
+
+impl Steady {
+    fn look(&mut self, pid: Option<u32>) -> bool {
+        self.again = if pid.is_some() && pid == self.pid { self.again + 1 } else { 0 };
+        self.pid = pid;
+        self.again >= STEADY
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_crashes_again_and_again_is_never_steady() {
+        let mut steady = Steady::default();
+        for pid in 1..50 {
+            assert!((0..STEADY).all(|_| !steady.look(Some(pid))), "{pid}");
+            assert!(!steady.look(None));
+        }
+        assert!((0..STEADY).all(|_| !steady.look(Some(7))));
+        assert!(steady.look(Some(7)));
+    }
+
+    #[test]
+    fn a_unit_that_starts_another_program_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("usr/bin")).unwrap();
+        fs::write(root.path().join("usr/bin/kubelet"), "").unwrap();
+        std::os::unix::fs::symlink("usr/bin", root.path().join("bin")).unwrap();
+        let starts = |starts: &[&str]| {
+            let starts: Vec<String> = starts.iter().map(|s| (*s).to_owned()).collect();
+            ensure_starts(root.path(), "kubelet.service", &starts, Path::new("/usr/bin/kubelet"))
+        };
+        assert!(starts(&["/usr/bin/kubelet"]).is_ok() && starts(&["/bin/kubelet"]).is_ok());
+        let refused = starts(&["/opt/bin/kubelet"]).unwrap_err().to_string();
+        assert!(refused.contains("starts /opt/bin/kubelet, not /usr/bin/kubelet"), "{refused}");
+        assert!(starts(&[]).unwrap_err().to_string().contains("starts nothing"));
+    }
 }
