@@ -5,6 +5,7 @@
 mod cluster;
 mod conformance;
 mod machine;
+mod ports;
 mod runtime;
 
 use std::fmt;
@@ -85,6 +86,7 @@ pub fn run(args: &[String], clock: Clock) -> anyhow::Result<bool> {
     };
     tell(vec![configuration(&options)]);
     tell(machine::findings(&options, clock));
+    tell(ports::findings(&options));
     executor.block_on(async {
         tell(runtime::findings(&options).await);
         tell(cluster::findings(&options, clock).await);

@@ -1,6 +1,6 @@
-//! The machine itself: user, kernel, cgroups, swap, disk, clock, ports.
+//! The machine itself: user, kernel, cgroups, swap, disk, clock.
 
-use std::{fs, io, net::TcpListener, path::Path};
+use std::{fs, path::Path};
 
 use cgroups::Hierarchies;
 use host::{Clock, facts::MachineFacts, fs_stats::fs_stats};
@@ -30,7 +30,6 @@ pub(super) fn findings(options: &Options, clock: Clock) -> Vec<Finding> {
     all.push(network(forwards("ipv4/ip_forward") || forwards("ipv6/conf/all/forwarding")));
     all.push(disk(&options.flags.root_dir));
     all.push(time(clock.wall()));
-    all.extend(ports(options));
     all
 }
 
@@ -126,31 +125,6 @@ fn time(now: Timestamp) -> Finding {
     Finding::fault("clock", format!("it says {now}"), "set the clock: no certificate is valid at that time")
 }
 
-/// An agent that runs here holds them already.
-fn ports(options: &Options) -> Vec<Finding> {
-    let config = &options.config;
-    let wanted = [
-        ("port", config.address.as_str(), config.port),
-        ("healthz port", config.healthz_bind_address.as_str(), config.healthz_port),
-        ("read-only port", config.address.as_str(), config.read_only_port),
-    ];
-    let used = wanted.into_iter().filter(|(_, _, port)| *port > 0);
-    used.map(|(about, address, port)| port_finding(about, address, port)).collect()
-}
-
-fn port_finding(about: &'static str, address: &str, port: i32) -> Finding {
-    let port = u16::try_from(port).unwrap_or_default();
-    match TcpListener::bind((address, port)) {
-        Ok(_) => Finding::good(about, format!("{port} is free")),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            let advice =
-                format!("well if that is an agent of this node; else `ss -ltnp 'sport = :{port}'` shows whose it is");
-            Finding::warning(about, format!("{port} is in use"), advice)
-        }
-        Err(error) => Finding::fault(about, format!("{address}:{port}: {error}"), "choose an address of this machine"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,15 +149,5 @@ mod tests {
         assert!(filesystems("nodev\ttmpfs\n").found.contains("overlay"));
         assert_eq!(time(Timestamp::UNIX_EPOCH).verdict, Verdict::Fault);
         assert_eq!(network(false).verdict, Verdict::Warning);
-    }
-
-    #[test]
-    fn a_port_in_use_is_a_warning() {
-        let holder = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let port = i32::from(holder.local_addr().unwrap().port());
-        assert_eq!(port_finding("port", "127.0.0.1", port).verdict, Verdict::Warning);
-        drop(holder);
-        assert_eq!(port_finding("port", "127.0.0.1", port).verdict, Verdict::Good);
-        assert_eq!(port_finding("port", "192.0.2.1", port).verdict, Verdict::Fault);
     }
 }
