@@ -17,7 +17,7 @@ use crate::{
     ApiError, Reachability,
     body::{self, Lines},
     budget::{Budget, Budgets},
-    connection::{Connections, Origin, WatchClient},
+    connection::{Connections, Identity, Origin, WatchClient},
     reachability::ReachabilityCell,
     request::Call,
 };
@@ -38,6 +38,14 @@ pub struct ClientOptions {
     /// Of leases and node status.
     pub heartbeat_timeout: Duration,
     pub user_agent: String,
+    /// rotateCertificates: goes before the kubeconfig's user.
+    pub identity: Option<Identity>,
+}
+
+impl ClientOptions {
+    fn pair(&self) -> Option<PathBuf> {
+        self.identity.as_ref().and_then(Identity::file)
+    }
 }
 
 impl Default for ClientOptions {
@@ -50,6 +58,7 @@ impl Default for ClientOptions {
             request_timeout: Duration::from_secs(30),
             heartbeat_timeout: Duration::from_secs(10),
             user_agent: "kubelet/v1.37.2 (linux/amd64) ferrolet/0.1.0".to_owned(),
+            identity: None,
         }
     }
 }
@@ -82,8 +91,9 @@ impl ApiServer {
     /// Reads the kubeconfig and the files it names. Doesn't connect: the server may be started by this very agent.
     pub async fn from_kubeconfig(path: impl AsRef<Path>, options: ClientOptions) -> Result<Self, ApiError> {
         let path = path.as_ref();
-        let files = Fingerprint::of(path).await;
-        let origin = Origin::from_kubeconfig(path, &options.user_agent).await?;
+        let pair = options.pair();
+        let files = Fingerprint::of(path, pair.as_deref()).await;
+        let origin = Origin::from_kubeconfig(path, &options.user_agent, pair.as_deref()).await?;
         Self::new(Some(path.to_owned()), origin, files, options)
     }
 
@@ -121,24 +131,30 @@ impl ApiServer {
     pub async fn reload(&self) -> Result<(), ApiError> {
         let Some(path) = &self.shared.kubeconfig else { return Ok(()) };
         let mut files = self.shared.files.lock().await;
-        *files = Fingerprint::of(path).await;
-        self.reconnect(path).await
+        let pair = self.shared.options.pair();
+        let found = Fingerprint::of(path, pair.as_deref()).await;
+        self.reconnect(path, pair.as_deref()).await?;
+        *files = found;
+        Ok(())
     }
 
     /// Reloads when one of the files has other contents than at the last load; says whether it did.
     pub async fn reload_if_changed(&self) -> Result<bool, ApiError> {
         let Some(path) = &self.shared.kubeconfig else { return Ok(false) };
         let mut files = self.shared.files.lock().await;
-        let found = Fingerprint::of(path).await;
+        let pair = self.shared.options.pair();
+        let found = Fingerprint::of(path, pair.as_deref()).await;
         if found == *files {
             return Ok(false);
         }
+        // What could not be loaded is tried again.
+        self.reconnect(path, pair.as_deref()).await?;
         *files = found;
-        self.reconnect(path).await.map(|()| true)
+        Ok(true)
     }
 
-    async fn reconnect(&self, path: &Path) -> Result<(), ApiError> {
-        let origin = Origin::from_kubeconfig(path, &self.shared.options.user_agent).await?;
+    async fn reconnect(&self, path: &Path, pair: Option<&Path>) -> Result<(), ApiError> {
+        let origin = Origin::from_kubeconfig(path, &self.shared.options.user_agent, pair).await?;
         self.shared.connections.store(Arc::new(Connections::new(origin)?));
         self.shared.generation.send_modify(|n| *n += 1);
         tracing::info!(path = %path.display(), "API client reloaded");
@@ -305,15 +321,16 @@ impl WatchStream {
     }
 }
 
-/// A hash of the kubeconfig and of the files it names.
+/// A hash of the kubeconfig, of the files it names and of the pair that goes before them.
 #[derive(Default, PartialEq, Eq)]
 struct Fingerprint(u64);
 
 impl Fingerprint {
-    async fn of(kubeconfig: &Path) -> Self {
+    async fn of(kubeconfig: &Path, pair: Option<&Path>) -> Self {
         use std::hash::{DefaultHasher, Hash, Hasher};
         let mut hasher = DefaultHasher::new();
-        for path in std::iter::once(kubeconfig.to_owned()).chain(named_files(kubeconfig)) {
+        let pair = pair.map(Path::to_owned);
+        for path in std::iter::once(kubeconfig.to_owned()).chain(named_files(kubeconfig)).chain(pair) {
             tokio::fs::read(&path).await.ok().hash(&mut hasher);
         }
         Self(hasher.finish())

@@ -4,7 +4,8 @@
 //! behind watches. So watches are spread over shards, apart from the requests, and heartbeats have their own.
 
 use std::{
-    path::Path,
+    fmt,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -18,7 +19,7 @@ use hyper_util::{
 use kube::{
     Client, Config,
     client::{Body, ClientBuilder, ConfigExt},
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{AuthInfo, KubeConfigOptions, Kubeconfig},
 };
 
 use tower::ServiceExt as _;
@@ -31,6 +32,27 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Names a file with certificate and key that goes before all that the kubeconfig says of its user. Asked at every
+/// load, so that a file counts only as long as it is good.
+#[derive(Clone)]
+pub struct Identity(Arc<dyn Fn() -> Option<PathBuf> + Send + Sync>);
+
+impl Identity {
+    pub fn new(file: impl Fn() -> Option<PathBuf> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(file))
+    }
+
+    pub fn file(&self) -> Option<PathBuf> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").finish_non_exhaustive()
+    }
+}
+
 /// Where clients come from.
 pub(crate) enum Origin {
     Kubeconfig(Box<Config>),
@@ -39,11 +61,21 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
-    pub(crate) async fn from_kubeconfig(path: &Path, user_agent: &str) -> Result<Self, ApiError> {
+    /// `pair`: a file with certificate and key to use in place of the kubeconfig's user.
+    pub(crate) async fn from_kubeconfig(path: &Path, user_agent: &str, pair: Option<&Path>) -> Result<Self, ApiError> {
         let wrong = |source| ApiError::Kubeconfig { path: path.to_owned(), source: Arc::new(source) };
         let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
         let options = KubeConfigOptions::default();
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(wrong)?;
+        if let Some(pair) = pair {
+            let file = Some(pair.display().to_string());
+            if config.auth_info.client_certificate_data.is_some() || config.auth_info.client_certificate != file {
+                let (kubeconfig, pair) = (path.display(), pair.display());
+                tracing::info!(%kubeconfig, %pair, "the rotated client certificate goes before the kubeconfig's");
+            }
+            // A token or a plugin would be asked beside the certificate: nothing of the user stays, as upstream.
+            config.auth_info = AuthInfo { client_certificate: file.clone(), client_key: file, ..AuthInfo::default() };
+        }
         if let Ok(value) = HeaderValue::from_str(user_agent) {
             config.headers.push((header::USER_AGENT, value));
         }
@@ -159,6 +191,29 @@ impl Connections {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_pair_given_goes_before_the_user_of_the_kubeconfig() {
+        let dir = std::env::temp_dir().join(format!("apiserver-pair-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("kubelet.conf");
+        let text = "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+                    clusters: [{name: k, cluster: {server: 'https://192.0.2.1:6443'}}]\n\
+                    contexts: [{name: c, context: {cluster: k, user: u}}]\n\
+                    users: [{name: u, user: {client-certificate-data: b2xk, client-key-data: b2xk, token: t}}]\n";
+        std::fs::write(&path, text).unwrap();
+        let user = async |pair| match Origin::from_kubeconfig(&path, "a", pair).await.unwrap() {
+            Origin::Kubeconfig(config) => config.auth_info,
+            Origin::Fixed(_) => unreachable!(),
+        };
+        assert!(user(None).await.client_certificate_data.is_some());
+        let with_pair = user(Some(Path::new("/pki/current.pem"))).await;
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(with_pair.client_certificate.as_deref(), Some("/pki/current.pem"));
+        assert_eq!(with_pair.client_key.as_deref(), Some("/pki/current.pem"));
+        assert!(with_pair.client_certificate_data.is_none() && with_pair.client_key_data.is_none());
+        assert!(with_pair.token.is_none());
+    }
 
     #[tokio::test]
     async fn watches_are_spread_before_a_connection_is_full_and_empty_ones_are_closed() {

@@ -30,6 +30,7 @@ mod tests;
 mod tokens;
 
 pub use client::{ApiServer, ClientOptions};
+pub use connection::Identity;
 pub use csr::SigningRequest;
 pub use error::{ApiError, Refusal};
 pub use events::{Events, field_path};

@@ -173,15 +173,6 @@ pub fn files_of(path: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Whether the kubeconfig takes its certificate from that file, so that a rotation reaches it.
-pub fn uses_certificate(path: &Path, certificate: &Path) -> bool {
-    let Ok(config) = read(path) else { return false };
-    config.user().is_some_and(|user| {
-        let named = user.client_certificate.as_ref().map(|file| path.parent().unwrap_or(Path::new("")).join(file));
-        user.client_certificate_data.is_none() && named.as_deref() == Some(certificate)
-    })
-}
-
 /// Writes a kubeconfig for the bootstrap's cluster with the pair at `pair` (a file with certificate and key).
 pub fn write_from_bootstrap(bootstrap: &Path, kubeconfig: &Path, pair: &Path) -> Result<()> {
     let source = read(bootstrap)?;
@@ -273,7 +264,8 @@ users:
         assert_eq!(cluster.get("tls-server-name").unwrap().as_str(), Some("api"));
         let ca = dir.path().join("ca.crt");
         assert_eq!(cluster.get("certificate-authority").unwrap().as_str(), ca.to_str());
-        assert!(uses_certificate(&kubeconfig, &pair) && !uses_certificate(&bootstrap, &pair));
+        let user = made.user().unwrap();
+        assert_eq!((user.client_certificate.as_ref(), user.client_key.as_ref()), (Some(&pair), Some(&pair)));
     }
 
     #[test]

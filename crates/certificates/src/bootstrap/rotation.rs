@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use super::{
     first::{FirstIdentity, ensure_identity},
-    kubeconfig::{client_pair, uses_certificate},
+    kubeconfig::client_pair,
     request::{Purpose, Wanted, new_key, request},
     store::PairStore,
 };
@@ -91,6 +91,7 @@ pub struct Bootstrap {
 pub struct ClientRotation {
     /// None: there is no bootstrap kubeconfig.
     pub bootstrap: Option<Bootstrap>,
+    /// Its identity is that of `store`: a rotation reaches it also where the kubeconfig names another pair.
     pub api: ApiServer,
     pub store: PairStore,
     pub node_name: String,
@@ -103,10 +104,6 @@ impl ClientRotation {
     pub async fn run(self, kubeconfig: &Path) {
         ttl::show_client();
         let mut is_due = take_over(&self.store, kubeconfig, self.clock.wall());
-        if !uses_certificate(kubeconfig, &self.store.current_path()) {
-            let path = self.store.current_path();
-            tracing::info!(path = %path.display(), "the kubeconfig does not use the rotated client certificate");
-        }
         let mut pause = Pause::default();
         loop {
             if let Some(pair) = self.store.load().filter(|_| !is_due) {

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use apiserver::Identity;
+use host::Clock;
 use jiff::Timestamp;
 
 use crate::{CertificateError, Pair, Result};
@@ -51,6 +53,12 @@ impl PairStore {
                 None
             }
         }
+    }
+
+    /// For the API client: the stored pair as long as it is valid, whatever the kubeconfig says.
+    pub fn identity(&self, clock: Clock) -> Identity {
+        let store = self.clone();
+        Identity::new(move || store.load().filter(|pair| pair.is_valid_at(clock.wall())).map(|_| store.current_path()))
     }
 
     /// An update that was cut off between its last two steps is completed.
@@ -122,6 +130,23 @@ mod tests {
         }
         let link = fs::read_link(dir.path().join("kubelet-client-current.pem")).unwrap();
         assert!(link.ends_with("kubelet-client-2023-11-14-22-13-21.pem"), "{link:?}");
+    }
+
+    #[test]
+    fn only_a_stored_pair_that_is_valid_goes_before_the_kubeconfig() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = PairStore::client(dir.path());
+        let identity = store.identity(Clock::start());
+        assert_eq!(identity.file(), None);
+        for (second, until, expected) in [(0, 2001, None), (1, 4000, Some(store.current_path()))] {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::default();
+            (params.not_before, params.not_after) =
+                (rcgen::date_time_ymd(2000, 1, 1), rcgen::date_time_ymd(until, 1, 1));
+            let certificate = params.self_signed(&key).unwrap().pem();
+            store.update(certificate.as_bytes(), &key.serialize_pem(), at(second)).unwrap();
+            assert_eq!(identity.file(), expected);
+        }
     }
 
     #[test]

@@ -19,8 +19,15 @@ pub(super) async fn connect(options: &Options, clock: Clock) -> anyhow::Result<O
         let ensured = ensure_identity(&identity, options, clock).await;
         ensured.with_context(|| format!("no identity by --bootstrap-kubeconfig {path}"))?;
     }
-    let api = ApiServer::from_kubeconfig(kubeconfig, client_options(options)).await;
+    let mut client = client_options(options);
+    client.identity = rotated(options).map(|store| store.identity(clock));
+    let api = ApiServer::from_kubeconfig(kubeconfig, client).await;
     Ok(Some(api.with_context(|| format!("cannot use --kubeconfig {}", kubeconfig.display()))?))
+}
+
+/// Where rotation stores its pair; None without rotation.
+fn rotated(options: &Options) -> Option<PairStore> {
+    options.config.rotate_certificates.then(|| PairStore::client(&options.flags.cert_dir))
 }
 
 fn bootstrap(options: &Options) -> Option<Bootstrap> {
@@ -48,13 +55,13 @@ fn client_options(options: &Options) -> ClientOptions {
 /// The tasks that keep the client's credentials up to date.
 pub(super) fn keep_identity(options: &Options, api: &ApiServer, clock: Clock, tasks: &mut JoinSet<()>) {
     let Some(kubeconfig) = options.flags.kubeconfig.clone() else { return };
-    if options.config.rotate_certificates {
-        let store = PairStore::client(&options.flags.cert_dir);
+    let rotated = rotated(options);
+    if let Some(store) = rotated.clone() {
         let node_name = options.node_name.clone();
         let rotation = ClientRotation { bootstrap: bootstrap(options), api: api.clone(), store, node_name, clock };
         let kubeconfig = kubeconfig.clone();
         tasks.spawn(async move { rotation.run(&kubeconfig).await });
     }
     let api = api.clone();
-    tasks.spawn(async move { follow_identity(&kubeconfig, &api).await });
+    tasks.spawn(async move { follow_identity(&kubeconfig, rotated.as_ref(), &api).await });
 }
