@@ -15,6 +15,7 @@ use apiserver::{ApiServer, ClientOptions};
 use host::Clock;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeAddress};
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use super::{
@@ -39,6 +40,25 @@ fn renew_at(pair: &Pair, fraction: f64) -> Timestamp {
 
 fn fraction() -> f64 {
     RandomState::new().hash_one(0) as f64 / u64::MAX as f64
+}
+
+/// When a certificate is to be renewed. Drawn once for each: a certificate whose renewal failed stays due, and is not
+/// put off by a new draw.
+#[derive(Default)]
+struct Deadline(Option<(CertificateDer<'static>, Timestamp)>);
+
+impl Deadline {
+    fn of(&mut self, pair: &Pair, draw: impl FnOnce() -> f64) -> Timestamp {
+        let leaf = pair.certified.cert.first();
+        if let Some((of, at)) = &self.0
+            && Some(of) == leaf
+        {
+            return *at;
+        }
+        let at = renew_at(pair, draw());
+        self.0 = leaf.map(|leaf| (leaf.clone(), at));
+        at
+    }
 }
 
 /// Whether `renew_at` may say so.
@@ -104,16 +124,20 @@ impl ClientRotation {
     pub async fn run(self, kubeconfig: &Path) {
         ttl::show_client();
         let mut is_due = take_over(&self.store, kubeconfig, self.clock.wall());
-        let mut pause = Pause::default();
+        let (mut pause, mut deadline) = (Pause::default(), Deadline::default());
         loop {
             if let Some(pair) = self.store.load().filter(|_| !is_due) {
                 ttl::client_expires(pair.not_after);
-                wait_until(self.clock, renew_at(&pair, fraction())).await;
+                wait_until(self.clock, deadline.of(&pair, fraction)).await;
             }
             match self.renew().await {
                 Ok(pair) => {
                     tracing::info!(not_after = %pair.not_after, "client certificate renewed");
                     is_due = false;
+                    if let Err(error) = self.api.reload().await {
+                        // The new one is stored: the client takes it at the next change of a file or refusal.
+                        tracing::warn!(%error, "the new client certificate is not used yet");
+                    }
                     // Where this clock is ahead of the signer's, a new one may be due at once.
                     if may_be_due(&pair, self.clock.wall()) {
                         pause.wait().await;
@@ -124,8 +148,11 @@ impl ClientRotation {
                 Err(error) => {
                     ttl::CLIENT_ERRORS.inc();
                     tracing::warn!(error = described(&error), "client certificate not renewed");
-                    if self.is_lost(&error) && !self.begin_again().await {
-                        return;
+                    if self.is_lost(&error) {
+                        if !self.begin_again().await {
+                            return;
+                        }
+                        is_due = false;
                     }
                     pause.wait().await;
                 }
@@ -160,10 +187,7 @@ impl ClientRotation {
         let wanted =
             Wanted { node_name: self.node_name.clone(), purpose: Purpose::Client, is_first: false, limit: LIMIT };
         let certificate = request(&self.api, &key, &wanted, self.clock.wall()).await?;
-        let pair = self.store.update(&certificate, &key.serialize_pem(), self.clock.wall())?;
-        let subject = format!("system:node:{}", self.node_name);
-        self.api.reload().await.map_err(|source| CertificateError::Request { subject, source: Box::new(source) })?;
-        Ok(pair)
+        self.store.update(&certificate, &key.serialize_pem(), self.clock.wall())
     }
 }
 
@@ -196,16 +220,13 @@ impl ServingRotation {
     /// Runs until dropped. Until the first certificate is signed there is none to serve with, as with upstream.
     pub async fn run(mut self) {
         ttl::show_serving();
-        let mut pause = Pause::default();
+        // The Node, and with it the names, comes from the API server, which may be away: a stored pair needs neither.
+        self.serve_stored();
+        let (mut pause, mut deadline) = (Pause::default(), Deadline::default());
         loop {
             let Some(names) = self.wanted_names().await else { return };
-            let stored = self.store.load().filter(|pair| pair.is_valid_at(self.clock.wall()));
-            if let Some(pair) = &stored {
-                // With other names it is still better than none.
-                self.serving.set(pair.clone());
-            }
-            if let Some(pair) = stored.filter(|pair| pair.names.cover(&names)) {
-                let at = renew_at(&pair, fraction());
+            if let Some(pair) = self.serve_stored().filter(|pair| pair.names.cover(&names)) {
+                let at = deadline.of(&pair, fraction);
                 if !self.wait_until_or_renamed(at, &pair.names).await {
                     continue;
                 }
@@ -224,6 +245,13 @@ impl ServingRotation {
                 }
             }
         }
+    }
+
+    /// The stored pair if it is valid; with other names than wanted it is still better than none.
+    fn serve_stored(&self) -> Option<Pair> {
+        let stored = self.store.load().filter(|pair| pair.is_valid_at(self.clock.wall()))?;
+        self.serving.set(stored.clone());
+        Some(stored)
     }
 
     /// Waits until the Node has an address (the signer wants more than a host name); None when nobody follows it any more.
@@ -357,6 +385,40 @@ mod tests {
         let pair = pair_of_january();
         assert_eq!(renew_at(&pair, 0.0).to_string(), "2026-01-08T00:00:00Z");
         assert_eq!(renew_at(&pair, 1.0).to_string(), "2026-01-10T00:00:00Z");
+    }
+
+    #[test]
+    fn a_certificate_whose_renewal_failed_stays_due() {
+        let (one, other) = (pair_of_january(), pair_of_january());
+        let mut deadline = Deadline::default();
+        let at = deadline.of(&one, || 0.0);
+        assert_eq!(at, renew_at(&one, 0.0));
+        assert_eq!(deadline.of(&one, || 1.0), at, "not drawn again");
+        assert_eq!(deadline.of(&other, || 1.0), renew_at(&other, 1.0), "another certificate has its own");
+    }
+
+    #[tokio::test]
+    async fn a_stored_serving_certificate_is_served_before_the_node_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let kubeconfig = dir.path().join("kubelet.conf");
+        let text = "clusters: [{name: k, cluster: {server: 'https://192.0.2.1:6443'}}]\n\
+                    users: [{name: u, user: {}}]\n\
+                    contexts: [{name: c, context: {cluster: k, user: u}}]\ncurrent-context: c\n";
+        std::fs::write(&kubeconfig, text).unwrap();
+        let (clock, store) = (Clock::start(), PairStore::serving(dir.path()));
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec!["n".to_owned()]).unwrap().self_signed(&key).unwrap();
+        store.update(certificate.pem().as_bytes(), &key.serialize_pem(), clock.wall()).unwrap();
+
+        let (serving, (_node, node)) = (ServingCertificate::default(), watch::channel(None));
+        let api = ApiServer::from_kubeconfig(&kubeconfig, ClientOptions::default()).await.unwrap();
+        let rotation = ServingRotation { api, store, node_name: "n".to_owned(), clock, serving: serving.clone(), node };
+        tokio::select! {
+            biased;
+            () = rotation.run() => panic!("it follows the Node"),
+            () = std::future::ready(()) => {}
+        }
+        assert_eq!(serving.current().unwrap().names.dns, ["n"]);
     }
 
     #[test]
