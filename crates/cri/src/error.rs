@@ -69,6 +69,11 @@ impl CriError {
         Self::new(operation, object, Code::Internal, format!("the runtime's reply has no {missing}"))
     }
 
+    /// In gRPC's own words: what upstream hands on to clients of the node's server, some of which look for the code.
+    pub fn spelled_out(&self) -> String {
+        format!("rpc error: code = {} desc = {}", spelled(self.code), self.message)
+    }
+
     pub fn is_not_found(&self) -> bool {
         self.code == Code::NotFound
     }
@@ -107,6 +112,7 @@ mod tests {
     fn an_error_names_operation_and_object() {
         let e = CriError::from_status("stop_container", "c1", &Status::not_found("no such container"));
         assert_eq!(e.to_string(), "stop_container c1: NotFound: no such container");
+        assert_eq!(e.spelled_out(), "rpc error: code = NotFound desc = no such container");
         assert!(e.is_not_found() && !e.is_unavailable());
     }
 

@@ -124,6 +124,6 @@ pub async fn run(context: &Arc<Context>, call: Call) -> Reply {
             let message = format!("command '{command}' exited with {}: {said}", output.exit_code);
             reply::text(StatusCode::INTERNAL_SERVER_ERROR, message)
         }
-        Err(error) => reply::text(StatusCode::INTERNAL_SERVER_ERROR, error.message),
+        Err(error) => reply::text(StatusCode::INTERNAL_SERVER_ERROR, error.spelled_out()),
     }
 }

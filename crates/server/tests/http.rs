@@ -79,6 +79,15 @@ async fn the_plain_ports_have_reads_only() {
 }
 
 #[tokio::test]
+async fn only_the_main_port_tells_that_the_agents_loop_stands_still() {
+    let node = Node::start(|_| {}).await;
+    node.stall();
+    assert_eq!(node.as_user("admin", "GET", "/healthz").await.status, StatusCode::INTERNAL_SERVER_ERROR);
+    let alive = node.healthz("/healthz").await;
+    assert_eq!((alive.status, alive.text.as_str()), (StatusCode::OK, "ok"));
+}
+
+#[tokio::test]
 async fn debugging_handlers_can_be_off() {
     let node = Node::start(|config| config.enable_debugging_handlers = false).await;
     let reply = node.as_user("admin", "GET", "/containerLogs/ns/web/app").await;

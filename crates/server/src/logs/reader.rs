@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, future::OptionFuture};
 use inotify::{EventStream, Inotify, WatchMask};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use tokio::sync::mpsc;
@@ -26,6 +26,8 @@ use crate::{chunk, error::ServerError};
 const LONGEST_LINE: usize = 1 << 20;
 /// Changes on a file system that tells none (NFS) are still seen.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// Where nothing can be told: the kernel gives a user so many inotify instances (128 by default).
+const LOOK_OFTEN: Duration = Duration::from_secs(1);
 
 /// Where a log is.
 pub struct Source {
@@ -128,7 +130,8 @@ impl Log {
             return self.finish(chunks).await;
         }
         // Watched before the first read, so that nothing is missed between the two.
-        let mut changes = self.watch()?;
+        let mut changes = self.changes();
+        let pause = if changes.is_some() { LOOK_AGAIN } else { LOOK_OFTEN };
         loop {
             self.drain(chunks).await?;
             if self.switched(chunks).await? {
@@ -139,8 +142,8 @@ impl Log {
             }
             let ended = tokio::select! {
                 () = &mut self.running.0 => true,
-                _ = changes.next() => false,
-                () = tokio::time::sleep(LOOK_AGAIN) => false,
+                Some(_) = OptionFuture::from(changes.as_mut().map(|changes| changes.next())) => false,
+                () = tokio::time::sleep(pause) => false,
             };
             if ended {
                 self.drain(chunks).await?;
@@ -150,6 +153,12 @@ impl Log {
                 return self.finish(chunks).await;
             }
         }
+    }
+
+    /// None: there are none to be had, and it is said why.
+    fn changes(&self) -> Option<EventStream<Vec<u8>>> {
+        let watched = self.watch();
+        watched.inspect_err(|error| tracing::warn!(log = %self.place.path.display(), %error, "a log that is followed is looked at each second, since inotify refuses it (fs.inotify.max_user_instances?)")).ok()
     }
 
     fn watch(&self) -> io::Result<EventStream<Vec<u8>>> {

@@ -33,7 +33,7 @@ pub async fn checkpoint(context: &Arc<Context>, call: Call) -> Reply {
     match context.deps.cri.checkpoint_container(&id, &location, timeout).await {
         Ok(()) => reply::json(&serde_json::json!({ "items": [location] })),
         Err(error) => {
-            let message = format!("checkpointing of {key}/{container} failed ({})", error.message);
+            let message = format!("checkpointing of {key}/{container} failed ({})", error.spelled_out());
             reply::text(StatusCode::INTERNAL_SERVER_ERROR, message)
         }
     }

@@ -76,7 +76,7 @@ fn refused(error: CriError) -> Reply {
         Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let mut reply = reply::text(status, error.message);
+    let mut reply = reply::text(status, error.spelled_out());
     if status == StatusCode::TOO_MANY_REQUESTS {
         // How long an unused URL blocks a place in the runtime.
         reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));

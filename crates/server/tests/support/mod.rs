@@ -6,7 +6,10 @@ use std::{
     io::Write,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -50,6 +53,7 @@ pub struct Node {
     healthz: SocketAddr,
     ca: Arc<Ca>,
     observed: watch::Sender<Arc<ObservedPod>>,
+    stalled: Arc<AtomicBool>,
     log: PathBuf,
     _runtime: FakeCri,
     _directory: tempfile::TempDir,
@@ -92,7 +96,8 @@ impl Node {
             desired,
             mirror_uid: None,
         };
-        let deps = deps(cri, row, receiver, &ca);
+        let stalled = Arc::new(AtomicBool::new(false));
+        let deps = deps(cri, row, receiver, &ca, &stalled);
 
         let bound = || async { server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap() };
         let (main, read_only, healthz) = (bound().await, bound().await, bound().await);
@@ -108,6 +113,7 @@ impl Node {
             healthz: healthz_at,
             ca,
             observed,
+            stalled,
             log,
             _runtime: runtime,
             _directory: directory,
@@ -154,6 +160,11 @@ impl Node {
         ask(TcpStream::connect(self.read_only).await.unwrap(), "GET", path, &[]).await.into_answer().await
     }
 
+    /// The agent's loop is not well from now on.
+    pub fn stall(&self) {
+        self.stalled.store(true, Ordering::Relaxed);
+    }
+
     pub async fn healthz(&self, path: &str) -> Answer {
         ask(TcpStream::connect(self.healthz).await.unwrap(), "GET", path, &[]).await.into_answer().await
     }
@@ -188,7 +199,14 @@ impl Node {
     }
 }
 
-fn deps(cri: cri::Cri, row: PodRow, observed: watch::Receiver<Arc<ObservedPod>>, ca: &Ca) -> ServerDeps {
+fn deps(
+    cri: cri::Cri,
+    row: PodRow,
+    observed: watch::Receiver<Arc<ObservedPod>>,
+    ca: &Ca,
+    stalled: &Arc<AtomicBool>,
+) -> ServerDeps {
+    let stalled = stalled.clone();
     let clock = Clock::start();
     let verifier = ca.verifier();
     let client_ca: Arc<ClientCa> = Arc::new(move || Some(verifier.clone()));
@@ -202,7 +220,10 @@ fn deps(cri: cri::Cri, row: PodRow, observed: watch::Receiver<Arc<ObservedPod>>,
         observed: Observed::new(move |_| Some(observed.clone())),
         authenticator: Authenticator::new(clock, client_ca, None, false, Duration::from_secs(120)),
         authorizer: Authorizer::webhook(clock, Arc::new(review), Remember::default()),
-        health: vec![HealthCheck::new("syncloop", || Ok(()))],
+        health: vec![HealthCheck::new("syncloop", move || match stalled.load(Ordering::Relaxed) {
+            true => Err("the runtime is away".to_owned()),
+            false => Ok(()),
+        })],
         configz: Arc::new(|| serde_json::json!({ "port": 10250 })),
         set_verbosity: Arc::new(|_| Ok(())),
         features: Arc::new(|| vec![("Some", "BETA", true)]),
