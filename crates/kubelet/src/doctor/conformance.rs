@@ -17,7 +17,7 @@ use std::{path::Path, time::Duration};
 
 use ::host::RootDir;
 use anyhow::bail;
-use cri::{CgroupDriver, Cri};
+use cri::{CgroupDriver, Cri, Image};
 use runtime::{RuntimeConfig, resources::ResourceRules};
 use tokio::net::TcpStream;
 
@@ -45,8 +45,10 @@ pub(super) async fn run(options: &Options, image: Option<&str>) -> anyhow::Resul
         let config = RuntimeConfig { resources: resource_rules(), ..RuntimeConfig::new(root) };
         let place = Place { cri, config, cgroup_parent };
         if report.add(calls::CLEANUP, pods::remove_all(&place).await.map(|()| "of an earlier check")) {
-            let checked = with_pods(&place, image, &mut report).await;
+            let found = node::images(&place.cri, image, &mut report).await;
+            let checked = with_pods(&place, &found.candidates, &mut report).await;
             report.add(calls::CLEANUP, pods::remove_all(&place).await.map(|()| "of this check"));
+            node::remove_image(&place.cri, found.pulled.as_ref(), &mut report).await;
             checked?;
         }
     }
@@ -54,9 +56,8 @@ pub(super) async fn run(options: &Options, image: Option<&str>) -> anyhow::Resul
     Ok(report.fits())
 }
 
-async fn with_pods(place: &Place, image: Option<&str>, report: &mut Report) -> anyhow::Result<()> {
-    let images = node::images(&place.cri, image, report).await;
-    if let Some(image) = life::check(place, &images, report).await? {
+async fn with_pods(place: &Place, images: &[Image], report: &mut Report) -> anyhow::Result<()> {
+    if let Some(image) = life::check(place, images, report).await? {
         host::check(place, &image, report).await?;
         users::check(place, &image, report).await?;
     }

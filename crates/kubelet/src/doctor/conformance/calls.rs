@@ -37,6 +37,8 @@ pub(super) const IMAGE_STATUS: Call =
     required("ImageStatus", "no container starts; is imageServiceEndpoint the socket of an image service?");
 pub(super) const PULL_IMAGE: Call =
     required("PullImage", "no image gets here; look at the runtime's registry configuration and at the network");
+pub(super) const REMOVE_IMAGE: Call =
+    required("RemoveImage", "no image garbage collection: images fill the disk; is something else holding the image?");
 pub(super) const IMAGE_FS_INFO: Call = required("ImageFsInfo", "no image garbage collection, no imageFs in statistics");
 pub(super) const RUN_SANDBOX: Call =
     required("RunPodSandbox", "no pod starts; look at the sandbox image, CNI, the cgroup driver, the runtime's log");

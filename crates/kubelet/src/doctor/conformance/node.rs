@@ -73,27 +73,59 @@ async fn image_filesystems(cri: &Cri) -> Checked {
     }
 }
 
-/// What the pods may run, best first: the image asked for, which is pulled if need be, or else what is here.
-pub(super) async fn images(cri: &Cri, asked: Option<&str>, report: &mut Report) -> Vec<Image> {
+/// What the pods may run.
+#[derive(Default)]
+pub(super) struct Images {
+    /// Best first.
+    pub candidates: Vec<Image>,
+    /// One that was not here before this check.
+    pub pulled: Option<Image>,
+}
+
+/// The image asked for, which is pulled if need be, or else what is here.
+pub(super) async fn images(cri: &Cri, asked: Option<&str>, report: &mut Report) -> Images {
     let listed = match cri.list_images().await {
         Ok(listed) => listed,
         Err(error) => {
             report.add(calls::LIST_IMAGES, Err::<&str, _>(error.into()));
-            return Vec::new();
+            return Images::default();
         }
     };
     report.add(calls::LIST_IMAGES, Ok(format!("{} images", listed.len())));
-    let candidates = match asked {
-        Some(name) => Vec::from_iter(present(cri, name, report).await),
+    let found = match asked {
+        Some(name) => {
+            let present = present(cri, name, report).await;
+            // One that was here by another name would go with all its names.
+            let pulled = present.clone().filter(|image| listed.iter().all(|before| before.id != image.id));
+            Images { candidates: present.into_iter().collect(), pulled }
+        }
         None => {
             report.not_tried(calls::PULL_IMAGE, "no --image was given");
-            likely_first(listed)
+            Images { candidates: likely_first(listed), pulled: None }
         }
     };
-    if let Some(first) = candidates.first() {
+    if let Some(first) = found.candidates.first() {
         report.add(calls::IMAGE_STATUS, image_status(cri, first).await);
     }
-    candidates
+    found
+}
+
+/// After the pods that ran it.
+pub(super) async fn remove_image(cri: &Cri, pulled: Option<&Image>, report: &mut Report) {
+    match pulled {
+        Some(image) => _ = report.add(calls::REMOVE_IMAGE, removed(cri, image).await),
+        None => {
+            report.not_tried(calls::REMOVE_IMAGE, "no image came for this check; name one by --image that is not here")
+        }
+    }
+}
+
+async fn removed(cri: &Cri, image: &Image) -> Checked {
+    cri.remove_image(&image.id).await?;
+    match cri.image_status(&image.id).await? {
+        None => Ok(format!("{}, which was pulled for this check", name(image))),
+        Some(_) => unexpected(format!("{} is still there", name(image))),
+    }
 }
 
 async fn image_status(cri: &Cri, known: &Image) -> Checked {
@@ -108,7 +140,7 @@ async fn image_status(cri: &Cri, known: &Image) -> Checked {
 
 async fn present(cri: &Cri, image: &str, report: &mut Report) -> Option<Image> {
     if let Ok(Some(found)) = cri.image_status(image).await {
-        report.not_tried(calls::PULL_IMAGE, "the image is here already");
+        report.not_tried(calls::PULL_IMAGE, "the image is here already; name one by --image that is not");
         return Some(found);
     }
     let (uid, key) = (PodUid::new(format!("{OWN}-pull")), PodKey::new(OWN, "pull"));
@@ -138,7 +170,40 @@ fn short(id: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use testing::FakeCri;
+
     use super::*;
+
+    const NEW: &str = "reg.io/new:1";
+
+    async fn checked(fake: &FakeCri, image: &str) -> Report {
+        let cri = Cri::connect(&fake.endpoint(), "", Duration::from_secs(10)).unwrap();
+        let mut report = Report::default();
+        let found = images(&cri, Some(image), &mut report).await;
+        remove_image(&cri, found.pulled.as_ref(), &mut report).await;
+        assert_eq!(cri.list_images().await.unwrap().len(), 1, "the node's own stays, and nothing else");
+        report
+    }
+
+    #[tokio::test]
+    async fn only_an_image_that_was_not_here_is_pulled_and_removed() {
+        let fake = FakeCri::start();
+        fake.add_image("reg.io/here:1");
+        let tried = checked(&fake, NEW).await.summary();
+        // ListImages, PullImage, ImageStatus, RemoveImage.
+        assert!(tried.starts_with("the runtime fits: 4 checks ok"), "{tried}");
+        let not_tried = checked(&fake, "reg.io/here:1").await.summary();
+        assert!(not_tried.starts_with("the runtime fits: 2 checks ok"), "{not_tried}");
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_does_not_remove_an_image_does_not_fit() {
+        let fake = FakeCri::start();
+        fake.fail_next("remove_image", cri::Code::Internal, "in use");
+        assert!(!checked(&fake, NEW).await.fits());
+    }
 
     #[test]
     fn images_that_are_known_to_have_a_shell_come_first_and_then_small_ones() {
