@@ -8,9 +8,20 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     sign::CertifiedKey,
 };
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::{
+    prelude::{FromDer, GeneralName, X509Certificate},
+    x509::AttributeTypeAndValue,
+};
 
 use crate::{CertificateError, Result};
+
+/// The group of all nodes.
+pub(crate) const NODES: &str = "system:nodes";
+
+/// As whom the API server knows a node.
+pub(crate) fn user_of(node_name: &str) -> String {
+    format!("system:node:{node_name}")
+}
 
 /// Checked to belong together. Its Debug shows no key.
 #[derive(Clone)]
@@ -19,6 +30,10 @@ pub struct Pair {
     pub not_before: Timestamp,
     pub not_after: Timestamp,
     pub names: Names,
+    /// The leaf's common name.
+    pub subject: String,
+    /// The leaf's organizations, which are groups to the API server.
+    pub groups: Vec<String>,
     /// Common name of the leaf's issuer.
     pub issuer: String,
 }
@@ -82,8 +97,15 @@ impl Pair {
             not_before: leaf.not_before,
             not_after: leaf.not_after,
             names: leaf.names,
+            subject: leaf.subject,
+            groups: leaf.groups,
             issuer: leaf.issuer,
         })
+    }
+
+    /// By name and group: what a signing request of that node asks for.
+    pub fn is_of_node(&self, node_name: &str) -> bool {
+        self.subject == user_of(node_name) && self.groups.iter().any(|group| group == NODES)
     }
 
     pub fn is_valid_at(&self, now: Timestamp) -> bool {
@@ -108,6 +130,8 @@ pub(crate) struct Leaf {
     pub not_before: Timestamp,
     pub not_after: Timestamp,
     pub names: Names,
+    pub subject: String,
+    pub groups: Vec<String>,
     pub issuer: String,
 }
 
@@ -116,12 +140,15 @@ impl Leaf {
         let unusable = |detail: String| CertificateError::Unusable { origin: origin.to_owned(), detail };
         let (_, certificate) = X509Certificate::from_der(der).map_err(|error| unusable(error.to_string()))?;
         let time = |seconds| Timestamp::from_second(seconds).map_err(|error| unusable(error.to_string()));
-        let issuer = certificate.issuer().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let text = |part: &AttributeTypeAndValue<'_>| part.as_str().map(str::to_owned).ok();
+        let (subject, issuer) = (certificate.subject(), certificate.issuer());
         Ok(Self {
             not_before: time(certificate.validity().not_before.timestamp())?,
             not_after: time(certificate.validity().not_after.timestamp())?,
             names: names(&certificate),
-            issuer: issuer.unwrap_or_default().to_owned(),
+            subject: subject.iter_common_name().find_map(text).unwrap_or_default(),
+            groups: subject.iter_organization().filter_map(text).collect(),
+            issuer: issuer.iter_common_name().find_map(text).unwrap_or_default(),
         })
     }
 }

@@ -11,7 +11,7 @@ use super::{
     request::{Purpose, Wanted, new_key, request},
     store::PairStore,
 };
-use crate::{CertificateError, Result, ttl};
+use crate::{CertificateError, Result, pair::user_of, ttl};
 
 /// An administrator may have to approve by hand.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -33,6 +33,7 @@ pub async fn ensure_identity(wanted: &FirstIdentity, options: ClientOptions, clo
     let store = PairStore::client(&wanted.cert_dir);
     // A pair from an interrupted start, or one whose kubeconfig was lost.
     let usable = store.load().filter(|pair| pair.is_valid_at(clock.wall()));
+    let usable = usable.filter(|pair| store.is_of_node(pair, &wanted.node_name));
     let pair = match usable {
         Some(pair) => pair,
         None => obtain(wanted, &store, options, clock).await?,
@@ -47,7 +48,7 @@ async fn obtain(
     options: ClientOptions,
     clock: Clock,
 ) -> Result<crate::Pair> {
-    let subject = || format!("system:node:{}", wanted.node_name);
+    let subject = || user_of(&wanted.node_name);
     let api = ApiServer::from_kubeconfig(&wanted.bootstrap_kubeconfig, options)
         .await
         .map_err(|source| CertificateError::Request { subject: subject(), source: Box::new(source) })?;

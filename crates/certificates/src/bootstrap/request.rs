@@ -1,6 +1,6 @@
 //! One certificate from the cluster: key, signing request, wait.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use apiserver::{ApiServer, SigningRequest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -13,11 +13,11 @@ use x509_parser::{certification_request::X509CertificationRequest, prelude::From
 
 use crate::{
     CertificateError, Result,
-    pair::{Leaf, Names, chain},
+    pair::{Leaf, NODES, Names, chain, user_of},
     self_signed::alternatives,
 };
 
-const GROUP: &str = "system:nodes";
+const REMIND: Duration = Duration::from_secs(60);
 
 /// What to ask for.
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ pub fn new_key() -> Result<KeyPair> {
 
 /// The certificate chain as PEM.
 pub async fn request(api: &ApiServer, key: &KeyPair, wanted: &Wanted, now: Timestamp) -> Result<Vec<u8>> {
-    let subject = format!("system:node:{}", wanted.node_name);
+    let subject = user_of(&wanted.node_name);
     let signing_request = SigningRequest {
         request: signing_request(key, &subject, &wanted.purpose)?.into_bytes(),
         signer: wanted.purpose.signer().to_owned(),
@@ -85,7 +85,26 @@ pub async fn request(api: &ApiServer, key: &KeyPair, wanted: &Wanted, now: Times
         signer = wanted.purpose.signer(),
         "certificate requested; waiting for it to be approved and signed"
     );
-    api.wait_for_certificate(&name, wanted.limit).await.map_err(failed)
+    let waiting = || tracing::warn!("{}", waits_for(&name, wanted.purpose.signer()));
+    reminding(api.wait_for_certificate(&name, wanted.limit), waiting).await.map_err(failed)
+}
+
+fn waits_for(name: &str, signer: &str) -> String {
+    format!(
+        "waiting for the signing request {name} to be approved, and signed by {signer}; \
+         by hand: `kubectl certificate approve {name}`"
+    )
+}
+
+/// What the future comes to; `remind` is called each minute until then.
+async fn reminding<T>(future: impl Future<Output = T>, mut remind: impl FnMut()) -> T {
+    let mut future = pin!(future);
+    loop {
+        match tokio::time::timeout(REMIND, &mut future).await {
+            Ok(done) => return done,
+            Err(_) => remind(),
+        }
+    }
 }
 
 /// Upstream's name for the same request: digest of key, common name, organization and usages, each told apart from the
@@ -94,7 +113,7 @@ fn digested_name(key: &KeyPair, subject: &str, purpose: &Purpose) -> String {
     let usages = purpose.usages();
     let mut digest = Sha512_256::new();
     let key = key.subject_public_key_info();
-    let parts = [&key[..], subject.as_bytes(), GROUP.as_bytes()];
+    let parts = [&key[..], subject.as_bytes(), NODES.as_bytes()];
     for part in parts.into_iter().chain(usages.iter().map(|usage| usage.as_bytes())) {
         digest.update(URL_SAFE_NO_PAD.encode(part));
         digest.update(b"|");
@@ -113,7 +132,7 @@ fn compatible(
     let der = CertificateSigningRequestDer::from_pem_slice(&found.spec.request.0).map_err(|error| error.to_string())?;
     let (_, request) = X509CertificationRequest::from_der(&der).map_err(|error| error.to_string())?;
     let info = &request.certification_request_info;
-    let (theirs, ours) = (info.subject.to_string(), format!("O={GROUP}, CN={subject}"));
+    let (theirs, ours) = (info.subject.to_string(), format!("O={NODES}, CN={subject}"));
     if theirs != ours {
         return Err(format!("its subject is {theirs:?} and not {ours:?}"));
     }
@@ -138,7 +157,7 @@ fn signing_request(key: &KeyPair, subject: &str, purpose: &Purpose) -> Result<St
     let failed = |source| CertificateError::Generate { what: "a signing request", source };
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, GROUP);
+    params.distinguished_name.push(DnType::OrganizationName, NODES);
     params.distinguished_name.push(DnType::CommonName, subject);
     if let Purpose::Serving(names) = purpose {
         params.subject_alt_names = alternatives(names).map_err(failed)?;
@@ -161,6 +180,16 @@ mod tests {
         assert_ne!(name, digested_name(&one, "system:node:m", &Purpose::Client));
         assert_ne!(name, digested_name(&other, "system:node:n", &Purpose::Client));
         assert_eq!(name.len(), "node-csr-".len() + 43, "{name}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_an_approval_says_so_each_minute_and_how_to_give_it() {
+        let mut count = 0;
+        let done = reminding(tokio::time::sleep(Duration::from_secs(200)), || count += 1);
+        done.await;
+        assert_eq!(count, 3);
+        let text = waits_for("csr-x", Purpose::Client.signer());
+        assert!(text.contains("`kubectl certificate approve csr-x`") && text.contains("apiserver-client"), "{text}");
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl ClientRotation {
     /// that of kubeadm's first node, is renewed at once.
     pub async fn run(self, kubeconfig: &Path) {
         ttl::show_client();
-        let mut is_due = take_over(&self.store, kubeconfig, self.clock.wall());
+        let mut is_due = take_over(&self.store, kubeconfig, &self.node_name, self.clock.wall());
         let (mut pause, mut deadline) = (Pause::default(), Deadline::default());
         loop {
             if let Some(pair) = self.store.load().filter(|_| !is_due) {
@@ -193,9 +193,9 @@ impl ClientRotation {
 
 /// Stores the pair of the kubeconfig where none is stored that is valid: `kubeadm init` looks for it there, to turn the
 /// kubeconfig to it. Whether a new one is to be asked for at once.
-fn take_over(store: &PairStore, kubeconfig: &Path, now: Timestamp) -> bool {
-    if store.load().is_some_and(|pair| pair.is_valid_at(now)) {
-        return false;
+fn take_over(store: &PairStore, kubeconfig: &Path, node_name: &str, now: Timestamp) -> bool {
+    if let Some(pair) = store.load().filter(|pair| pair.is_valid_at(now)) {
+        return !store.is_of_node(&pair, node_name);
     }
     let stored = client_pair(kubeconfig).and_then(|(certificate, key)| store.update(&certificate, &key, now));
     match stored {
@@ -225,17 +225,24 @@ impl ServingRotation {
         let (mut pause, mut deadline) = (Pause::default(), Deadline::default());
         loop {
             let Some(names) = self.wanted_names().await else { return };
-            if let Some(pair) = self.serve_stored().filter(|pair| pair.names.cover(&names)) {
+            let suffices = |pair: &Pair| pair.names.cover(&names) && self.store.is_of_node(pair, &self.node_name);
+            if let Some(pair) = self.serve_stored().filter(suffices) {
                 let at = deadline.of(&pair, fraction);
                 if !self.wait_until_or_renamed(at, &pair.names).await {
                     continue;
                 }
             }
             match self.renew(names.clone()).await {
-                Ok(pair) if pair.names.cover(&names) && !may_be_due(&pair, self.clock.wall()) => pause.reset(),
+                Ok(pair)
+                    if pair.names.cover(&names)
+                        && pair.is_of_node(&self.node_name)
+                        && !may_be_due(&pair, self.clock.wall()) =>
+                {
+                    pause.reset()
+                }
                 Ok(pair) => {
-                    let (not_after, held) = (pair.not_after, &pair.names);
-                    tracing::warn!(%not_after, ?held, wanted = ?names, "the new serving certificate does not suffice");
+                    let (not_after, held, subject) = (pair.not_after, &pair.names, &pair.subject);
+                    tracing::warn!(%not_after, subject, ?held, wanted = ?names, "the new serving certificate does not suffice");
                     pause.wait().await;
                 }
                 Err(error) => {
@@ -328,13 +335,15 @@ fn described(error: &CertificateError) -> String {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::NodeStatus;
-    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
 
     use super::*;
 
     fn pem_of_january() -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "system:node:n");
+        params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
         (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(2026, 1, 11));
         (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
     }
@@ -361,14 +370,16 @@ mod tests {
         };
         let brought = pem_of_january();
         write(&brought);
-        assert!(take_over(&store, &kubeconfig, now), "due at once");
+        assert!(take_over(&store, &kubeconfig, "n", now), "due at once");
         let stored = std::fs::read_to_string(store.current_path()).unwrap();
         assert_eq!(stored, brought.0.clone() + &brought.1);
 
         write(&pem_of_january());
-        assert!(!take_over(&store, &kubeconfig, now), "the stored one is newer");
+        assert!(!take_over(&store, &kubeconfig, "n", now), "the stored one is newer");
+        assert!(take_over(&store, &kubeconfig, "m", now), "the stored one is another node's");
         assert_eq!(std::fs::read_to_string(store.current_path()).unwrap(), stored);
-        assert!(take_over(&store, &kubeconfig, "2026-02-01T00:00:00Z".parse().unwrap()), "the stored one has expired");
+        let later = "2026-02-01T00:00:00Z".parse().unwrap();
+        assert!(take_over(&store, &kubeconfig, "n", later), "the stored one has expired");
         assert_ne!(std::fs::read_to_string(store.current_path()).unwrap(), stored);
     }
 
@@ -376,7 +387,7 @@ mod tests {
     fn a_kubeconfig_without_a_certificate_leaves_the_store_empty() {
         let dir = tempfile::tempdir().unwrap();
         let store = PairStore::client(dir.path());
-        assert!(take_over(&store, Path::new("/nowhere"), Timestamp::UNIX_EPOCH));
+        assert!(take_over(&store, Path::new("/nowhere"), "n", Timestamp::UNIX_EPOCH));
         assert!(store.load().is_none());
     }
 

@@ -10,7 +10,7 @@ use apiserver::Identity;
 use host::Clock;
 use jiff::Timestamp;
 
-use crate::{CertificateError, Pair, Result};
+use crate::{CertificateError, Pair, Result, pair::user_of};
 
 #[derive(Clone, Debug)]
 pub struct PairStore {
@@ -53,6 +53,18 @@ impl PairStore {
                 None
             }
         }
+    }
+
+    /// Whether a pair from here is that node's; says so where it is not, as after a change of the host's name.
+    pub fn is_of_node(&self, pair: &Pair, node_name: &str) -> bool {
+        let is_own = pair.is_of_node(node_name);
+        if !is_own {
+            let path = self.current_path();
+            let (subject, groups, wanted) = (&pair.subject, &pair.groups, user_of(node_name));
+            tracing::warn!(path = %path.display(), subject, ?groups, wanted,
+                "the stored certificate is another node's: a new one is asked for");
+        }
+        is_own
     }
 
     /// For the API client: the stored pair as long as it is valid, whatever the kubeconfig says.
