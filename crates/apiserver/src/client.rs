@@ -161,6 +161,11 @@ impl ApiServer {
         Ok(())
     }
 
+    /// The server's address with its port, as the kubeconfig has it.
+    pub fn address(&self) -> String {
+        self.shared.connections.load().host.clone()
+    }
+
     /// What the last request found out about the server.
     pub fn reachability(&self) -> watch::Receiver<Reachability> {
         self.shared.reachability.subscribe()

@@ -37,6 +37,6 @@ pub use events::{Events, field_path};
 pub use kube::client::Body as RequestBody;
 pub use objects::{ChangeDetection, ObjectKind, ObjectRef, Objects, refs_of};
 pub use pods::PodEvent;
-pub use reachability::Reachability;
+pub use reachability::{Reachability, with_causes};
 pub use services::{ServiceEntry, ServicePortEntry, Services};
 pub use tokens::{ServiceAccountToken, TokenFor};

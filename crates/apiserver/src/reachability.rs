@@ -61,7 +61,7 @@ impl ReachabilityCell {
 }
 
 /// An error and what lies below it on one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

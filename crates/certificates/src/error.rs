@@ -38,6 +38,55 @@ pub enum CertificateError {
     Kubeconfig { path: PathBuf, detail: String },
     #[error("the signing request {name} is another one's: {detail}")]
     OtherRequest { name: String, detail: String },
+    /// A bootstrap token's answer as a rule, hence the advice.
+    #[error(
+        "{server} does not accept the credentials of {}; a bootstrap token lives a day: `kubeadm token create \
+         --print-join-command` on a control plane node makes a new one", path.display()
+    )]
+    Token { server: String, path: PathBuf, source: Box<ApiError> },
     #[error("signing request for {subject}")]
     Request { subject: String, source: Box<ApiError> },
+}
+
+impl CertificateError {
+    /// With everything below it, and what to do where that can be told.
+    pub(crate) fn described(&self) -> String {
+        advised(apiserver::with_causes(self))
+    }
+}
+
+/// TLS tells no more than that it does not know the issuer, or that a date is wrong.
+fn advised(error: String) -> String {
+    if !error.contains("invalid peer certificate") {
+        return error;
+    }
+    let advice = match error.contains("UnknownIssuer") || error.contains("BadSignature") {
+        true => "the CA in the kubeconfig did not sign the server's certificate: take that of the cluster",
+        false => "look at the server's name in the kubeconfig, its certificate and this machine's clock",
+    };
+    format!("{error} ({advice})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_token_says_where_it_is_and_how_to_get_another() {
+        let refusal =
+            apiserver::Refusal { code: 401, reason: String::new(), message: "Unauthorized".into(), retry_after: None };
+        let source = Box::new(ApiError::Refused { operation: "create", object: "csr".into(), refusal });
+        let error = CertificateError::Token { server: "192.0.2.1:6443".into(), path: "/boot.conf".into(), source };
+        let text = error.described();
+        for part in ["192.0.2.1:6443", "/boot.conf", "kubeadm token create --print-join-command", "Unauthorized"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_the_ca_did_not_sign_for_is_told_as_that() {
+        let text = advised("client error (Connect): invalid peer certificate: UnknownIssuer".into());
+        assert!(text.contains("the CA in the kubeconfig"), "{text}");
+        assert_eq!(advised("Connection refused".into()), "Connection refused");
+    }
 }

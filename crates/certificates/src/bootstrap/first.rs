@@ -54,7 +54,13 @@ async fn obtain(
         .map_err(|source| CertificateError::Request { subject: subject(), source: Box::new(source) })?;
     let key = pending_key(store)?;
     let asked = Wanted { node_name: wanted.node_name.clone(), purpose: Purpose::Client, is_first: true, limit: LIMIT };
-    let certificate = ask_patiently(&api, &key, &asked, clock).await?;
+    let refused = |error| match error {
+        CertificateError::Request { source, .. } if source.is_unauthorized() => {
+            CertificateError::Token { server: api.address(), path: wanted.bootstrap_kubeconfig.clone(), source }
+        }
+        other => other,
+    };
+    let certificate = ask_patiently(&api, &key, &asked, clock).await.map_err(refused)?;
     let pair = store.update(&certificate, &key.serialize_pem(), clock.wall())?;
     match fs::remove_file(store.pending_key_path()) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -70,8 +76,9 @@ async fn ask_patiently(api: &ApiServer, key: &KeyPair, wanted: &Wanted, clock: C
     let mut pause = Duration::from_secs(1);
     loop {
         match request(api, key, wanted, clock.wall()).await {
-            Err(CertificateError::Request { source, .. }) if source.is_transient() => {
-                tracing::info!(error = %source, "bootstrap waits for the API server");
+            Err(error) if matches!(&error, CertificateError::Request { source, .. } if source.is_transient()) => {
+                let (server, error) = (api.address(), error.described());
+                tracing::warn!(server, error, "the node has no certificate yet: bootstrap waits for the API server");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(15));
             }

@@ -112,14 +112,32 @@ pub fn is_still_valid(path: &Path, now: Timestamp) -> bool {
     match client_certificate_validity(path) {
         Ok((_, not_after)) if now <= not_after => true,
         Ok((_, not_after)) => {
-            tracing::info!(path = %path.display(), %not_after, "client certificate of the kubeconfig has expired");
+            let file = certificate_file(path).unwrap_or_else(|_| path.to_owned());
+            tracing::warn!("{}", expired(&file, not_after));
             false
         }
         Err(error) => {
-            tracing::info!(%error, "kubeconfig has no client certificate that can be used");
+            tracing::info!(error = error.described(), "kubeconfig has no client certificate that can be used");
             false
         }
     }
+}
+
+/// What is wrong, and what to do.
+pub fn expired(file: &Path, not_after: Timestamp) -> String {
+    let file = file.display();
+    format!(
+        "the client certificate in {file} expired on {not_after}: unless the node gets a new one by itself, join it \
+         again (`kubeadm token create --print-join-command`), or give a --bootstrap-kubeconfig with a valid token"
+    )
+}
+
+/// Where the client certificate is: the file that the kubeconfig names, or itself.
+pub fn certificate_file(path: &Path) -> Result<PathBuf> {
+    let config = read(path)?;
+    let user = config.user().filter(|user| user.client_certificate_data.is_none());
+    let named = user.and_then(|user| user.client_certificate.as_deref());
+    Ok(named.map_or_else(|| path.to_owned(), |file| path.parent().unwrap_or(Path::new("")).join(file)))
 }
 
 /// From when to when every certificate of the kubeconfig's client chain is valid.
@@ -295,6 +313,8 @@ users:
         assert!(is_still_valid(&kubeconfig, now));
         write_pair(&pair, 2025);
         assert!(!is_still_valid(&kubeconfig, now));
+        assert_eq!(certificate_file(&kubeconfig).unwrap(), pair);
+        assert!(expired(&pair, now).contains("pair.pem expired on 2026-06-01T00:00:00Z"));
         assert!(!is_still_valid(&bootstrap, now), "a token is no certificate");
     }
 }

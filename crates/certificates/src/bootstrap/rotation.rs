@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use super::{
     first::{FirstIdentity, ensure_identity},
-    kubeconfig::client_pair,
+    kubeconfig::{client_pair, expired},
     request::{Purpose, Wanted, new_key, request},
     store::PairStore,
 };
@@ -91,7 +91,7 @@ impl Pause {
 }
 
 /// Until the wall clock shows `at`.
-async fn wait_until(clock: Clock, at: Timestamp) {
+pub(crate) async fn wait_until(clock: Clock, at: Timestamp) {
     loop {
         let left = Duration::try_from(at.duration_since(clock.wall())).unwrap_or_default();
         if left.is_zero() {
@@ -136,7 +136,8 @@ impl ClientRotation {
                     is_due = false;
                     if let Err(error) = self.api.reload().await {
                         // The new one is stored: the client takes it at the next change of a file or refusal.
-                        tracing::warn!(%error, "the new client certificate is not used yet");
+                        let error = apiserver::with_causes(&error);
+                        tracing::warn!(error, "the new client certificate is not used yet");
                     }
                     // Where this clock is ahead of the signer's, a new one may be due at once.
                     if may_be_due(&pair, self.clock.wall()) {
@@ -147,7 +148,8 @@ impl ClientRotation {
                 }
                 Err(error) => {
                     ttl::CLIENT_ERRORS.inc();
-                    tracing::warn!(error = described(&error), "client certificate not renewed");
+                    let (server, error_text) = (self.api.address(), error.described());
+                    tracing::warn!(server, error = error_text, "client certificate not renewed");
                     if self.is_lost(&error) {
                         if !self.begin_again().await {
                             return;
@@ -168,16 +170,17 @@ impl ClientRotation {
     /// From the bootstrap kubeconfig, as at a first start. False: only a new start by somebody else's hand helps.
     async fn begin_again(&self) -> bool {
         let Some(bootstrap) = &self.bootstrap else {
-            tracing::error!("the client certificate has expired and the API server answers: the agent ends");
+            let expired = self.store.load().map(|pair| expired(&self.store.current_path(), pair.not_after));
+            tracing::error!("{}; the API server refuses it, the agent ends", expired.unwrap_or_default());
             return false;
         };
         tracing::warn!("the client certificate has expired: the node asks for its identity again");
         if let Err(error) = ensure_identity(&bootstrap.identity, bootstrap.options.clone(), self.clock).await {
-            tracing::error!(error = described(&error), "the client certificate has expired and there is no new one");
+            tracing::error!(error = error.described(), "the client certificate has expired and there is no new one");
             return false;
         }
         if let Err(error) = self.api.reload().await {
-            tracing::warn!(%error, "the new identity is not used yet");
+            tracing::warn!(error = apiserver::with_causes(&error), "the new identity is not used yet");
         }
         true
     }
@@ -200,7 +203,7 @@ fn take_over(store: &PairStore, kubeconfig: &Path, node_name: &str, now: Timesta
     let stored = client_pair(kubeconfig).and_then(|(certificate, key)| store.update(&certificate, &key, now));
     match stored {
         Ok(pair) => ttl::client_expires(pair.not_after),
-        Err(error) => tracing::info!(error = described(&error), "no client certificate to begin with"),
+        Err(error) => tracing::info!(error = error.described(), "no client certificate to begin with"),
     }
     true
 }
@@ -247,7 +250,8 @@ impl ServingRotation {
                 }
                 Err(error) => {
                     ttl::SERVING_ERRORS.inc();
-                    tracing::warn!(error = described(&error), "serving certificate not renewed");
+                    let (server, error) = (self.api.address(), error.described());
+                    tracing::warn!(server, error, "serving certificate not renewed");
                     pause.wait().await;
                 }
             }
@@ -323,13 +327,6 @@ fn names_of(node: Option<&Node>) -> Names {
         }
     }
     Names::new(dns, ips)
-}
-
-fn described(error: &CertificateError) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
 }
 
 #[cfg(test)]
