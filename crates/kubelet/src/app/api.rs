@@ -63,5 +63,5 @@ pub(super) fn keep_identity(options: &Options, api: &ApiServer, clock: Clock, ta
         tasks.spawn(async move { rotation.run(&kubeconfig).await });
     }
     let api = api.clone();
-    tasks.spawn(async move { follow_identity(&kubeconfig, rotated.as_ref(), &api).await });
+    tasks.spawn(async move { follow_identity(&kubeconfig, rotated.as_ref(), &api, clock).await });
 }
