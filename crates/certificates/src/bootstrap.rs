@@ -11,5 +11,6 @@ mod store;
 pub use first::{FirstIdentity, ensure_identity};
 pub use identity::follow_identity;
 pub use kubeconfig::client_certificate_validity;
+pub(crate) use rotation::wait_until;
 pub use rotation::{Bootstrap, ClientRotation, ServingRotation};
 pub use store::PairStore;

@@ -1,6 +1,10 @@
 //! A serving certificate nobody vouches for, made once and kept in the certificate directory.
 
-use std::{fs, net::IpAddr, path::Path};
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use rcgen::{
@@ -18,18 +22,33 @@ const KEY: &str = "kubelet.key";
 /// What the issuer of a self-signed pair is recognized by, upstream's included.
 const OWN_ISSUER: &str = "-ca@";
 const VALID_FOR: SignedDuration = SignedDuration::from_hours(365 * 24);
+/// So long before it expires an own pair is made anew.
+const AHEAD: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// Takes the pair in `dir` if there is one, a new one else. One that the kubelet made itself is replaced when it has
-/// expired or lacks a name; one that somebody put there is taken as it is.
+/// Certificate and key.
+pub fn files(dir: &Path) -> (PathBuf, PathBuf) {
+    (dir.join(CERTIFICATE), dir.join(KEY))
+}
+
+/// When the kubelet makes the pair anew; None where somebody else made it.
+pub fn remake_at(pair: &Pair) -> Option<Timestamp> {
+    pair.issuer.contains(OWN_ISSUER).then(|| pair.not_after - AHEAD)
+}
+
+/// Takes the pair in `dir` if there is one, a new one else. One that the kubelet made itself is replaced when it is
+/// about to expire or lacks a name; one that somebody put there is taken as it is.
 pub fn load_or_make(dir: &Path, host_name: &str, ips: &[IpAddr], now: Timestamp) -> Result<Pair> {
-    let (certificate, key) = (dir.join(CERTIFICATE), dir.join(KEY));
+    let (certificate, key) = files(dir);
     let wanted = Names::of_host(host_name, ips);
     if certificate.exists() && key.exists() {
         match Pair::from_files(&certificate, &key) {
-            Ok(pair) if !pair.issuer.contains(OWN_ISSUER) => return Ok(pair),
-            Ok(pair) if pair.is_valid_at(now) && pair.names.cover(&wanted) => return Ok(pair),
-            Ok(_) => {
-                tracing::info!(path = %certificate.display(), "serving certificate is expired or lacks a name; making a new one")
+            Ok(pair) => {
+                let Some(remake) = remake_at(&pair) else { return Ok(pair) };
+                if pair.is_valid_at(now) && now < remake && pair.names.cover(&wanted) {
+                    return Ok(pair);
+                }
+                let (path, not_after) = (certificate.display(), pair.not_after);
+                tracing::info!(%path, %not_after, "serving certificate expires or lacks a name; making a new one");
             }
             Err(error) => tracing::warn!(%error, "serving certificate can't be used; making a new one"),
         }
@@ -122,6 +141,18 @@ mod tests {
     }
 
     #[test]
+    fn an_own_pair_is_made_anew_a_month_before_it_expires() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = load_or_make(dir.path(), "node-1", &[], at(0)).unwrap();
+        let remake = remake_at(&first).unwrap();
+        assert!(remake < at(336) && remake > at(333), "{remake}");
+        let kept = load_or_make(dir.path(), "node-1", &[], at(333)).unwrap();
+        assert_eq!(kept.certified.cert, first.certified.cert);
+        let renewed = load_or_make(dir.path(), "node-1", &[], remake).unwrap();
+        assert!(remake_at(&renewed).unwrap() > at(600));
+    }
+
+    #[test]
     fn a_pair_that_somebody_put_there_is_taken_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
@@ -130,6 +161,7 @@ mod tests {
         fs::write(dir.path().join(KEY), key.serialize_pem()).unwrap();
         let pair = load_or_make(dir.path(), "node-1", &ips(), at(900)).unwrap();
         assert_eq!(pair.certified.cert[0], *theirs.der());
+        assert_eq!(remake_at(&pair), None);
     }
 
     #[test]

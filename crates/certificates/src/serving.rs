@@ -5,6 +5,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
@@ -16,7 +17,10 @@ use rustls::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Pair, Result, TlsOptions, follow::Files, self_signed, server_config, ttl};
+use crate::{Pair, Result, TlsOptions, bootstrap::wait_until, follow::Files, self_signed, server_config, ttl};
+
+/// Where a pair could not be made anew.
+const TRY_AGAIN: Duration = Duration::from_secs(10 * 60);
 
 /// Cheap to clone; all clones show the same pair. While there is none, handshakes fail.
 #[derive(Clone, Default)]
@@ -56,11 +60,38 @@ impl ServingCertificate {
     /// Task: loads the files again whenever they change. A pair that does not fit (the key of a replaced pair comes a
     /// moment later, say) leaves the one in use.
     async fn follow_files(self, files: Files, certificate: PathBuf, key: PathBuf) {
-        let again = || match self.load_files(&certificate, &key) {
+        files.follow(|| self.load_again(&certificate, &key)).await;
+    }
+
+    fn load_again(&self, certificate: &Path, key: &Path) {
+        match self.load_files(certificate, key) {
             Ok(()) => tracing::info!(path = %certificate.display(), "serving certificate reloaded"),
-            Err(error) => tracing::warn!(%error, "changed serving certificate not taken"),
-        };
-        files.follow(again).await;
+            Err(error) => tracing::warn!(error = error.described(), "changed serving certificate not taken"),
+        }
+    }
+
+    /// Task: the same for kubelet.crt and kubelet.key, and makes a pair of the kubelet's own anew before it expires.
+    async fn follow_self_signed(self, mut files: Files, config: ServingConfig, clock: Clock) {
+        let (certificate, key) = self_signed::files(&config.cert_dir);
+        loop {
+            let remake = self.current().and_then(|pair| self_signed::remake_at(&pair));
+            let due = async {
+                match remake {
+                    Some(at) => wait_until(clock, at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = files.changed() => self.load_again(&certificate, &key),
+                () = due => {
+                    let ServingConfig { cert_dir, host_name, ips, .. } = &config;
+                    if let Err(error) = self.load_self_signed(cert_dir, host_name, ips, clock.wall()) {
+                        tracing::warn!(error = error.described(), "serving certificate not made anew");
+                        tokio::time::sleep(TRY_AGAIN).await;
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -99,15 +130,23 @@ impl Serving {
                 let files = Files::new(vec![file.clone(), key.clone()]);
                 certificate.load_files(file, key)?;
                 let follower = certificate.clone().follow_files(files, file.clone(), key.clone());
-                Some(AbortOnDropHandle::new(tokio::spawn(follower)))
+                AbortOnDropHandle::new(tokio::spawn(follower))
             }
             None => {
-                let now = Clock::start().wall();
-                certificate.load_self_signed(&config.cert_dir, &config.host_name, &config.ips, now)?;
-                None
+                let clock = Clock::start();
+                certificate.load_self_signed(&config.cert_dir, &config.host_name, &config.ips, clock.wall())?;
+                let (file, key) = self_signed::files(&config.cert_dir);
+                // Noted, then loaded once more: what has just been made is no change, and none falls between.
+                let files = Files::new(vec![file.clone(), key.clone()]);
+                certificate.load_files(&file, &key)?;
+                AbortOnDropHandle::new(tokio::spawn(certificate.clone().follow_self_signed(
+                    files,
+                    config.clone(),
+                    clock,
+                )))
             }
         };
-        Ok(Self { _follower: follower, ..Self::with_certificate(&certificate, config, clients)? })
+        Ok(Self { _follower: Some(follower), ..Self::with_certificate(&certificate, config, clients)? })
     }
 
     /// With a certificate that somebody else keeps: `bootstrap::ServingRotation`.
@@ -146,6 +185,25 @@ mod tests {
         let files = ["kubelet.crt", "kubelet.key"].map(|name| two.path().join(name));
         serving.load_files(&files[0], &files[1]).unwrap();
         assert_eq!(holder.current().unwrap().names.dns, ["b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pair_put_in_the_place_of_the_self_signed_one_is_taken() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let clock = Clock::start();
+        let serving = ServingCertificate::default();
+        serving.load_self_signed(dir.path(), "a", &[], clock.wall()).unwrap();
+        let (file, key) = self_signed::files(dir.path());
+        let config = ServingConfig { cert_dir: dir.path().into(), host_name: "a".into(), ..ServingConfig::default() };
+        let follower = serving.clone().follow_self_signed(Files::new(vec![file.clone(), key.clone()]), config, clock);
+        let _follower = AbortOnDropHandle::new(tokio::spawn(follower));
+        self_signed::load_or_make(other.path(), "b", &[], clock.wall()).unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (new_file, new_key) = self_signed::files(other.path());
+        std::fs::copy(new_key, key).unwrap();
+        std::fs::copy(new_file, file).unwrap();
+        tokio::time::sleep(Duration::from_secs(180)).await;
+        assert_eq!(serving.current().unwrap().names.dns, ["b"]);
     }
 
     #[test]
