@@ -7,6 +7,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use jiff::Timestamp;
 use rustls::{
     RootCertStore,
     crypto::ring::default_provider,
@@ -14,7 +15,12 @@ use rustls::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{CertificateError, Result, follow::Files, pair::chain};
+use crate::{
+    CertificateError, Result,
+    follow::Files,
+    pair::{Leaf, chain},
+    ttl,
+};
 
 /// Cheap to clone; all clones show the same bundle, which is followed as long as one of them lives.
 #[derive(Clone)]
@@ -62,20 +68,30 @@ async fn follow_bundle(files: Files, path: PathBuf, verifier: Current) {
 }
 
 fn load(path: &Path, verifier: &Current) -> Result<()> {
-    verifier.store(Some(Arc::new(read(path)?)));
+    let (read, not_after) = read(path)?;
+    verifier.store(Some(Arc::new(read)));
+    if let Some(not_after) = not_after {
+        ttl::client_ca_expires(not_after);
+    }
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Arc<dyn ClientCertVerifier>> {
+/// The bundle, and when the first of its certificates expires.
+fn read(path: &Path) -> Result<(Arc<dyn ClientCertVerifier>, Option<Timestamp>)> {
     let pem = std::fs::read(path).map_err(|source| CertificateError::Read { path: path.into(), source })?;
     let unusable = |detail: String| CertificateError::CaBundle { path: path.into(), detail };
     let mut roots = RootCertStore::empty();
-    for certificate in chain(&pem, &path.display().to_string())? {
+    let origin = path.display().to_string();
+    let mut not_after: Option<Timestamp> = None;
+    for certificate in chain(&pem, &origin)? {
+        // What cannot be read is the verifier's to judge.
+        let until = Leaf::read(&certificate, &origin).ok().map(|ca| ca.not_after);
+        not_after = not_after.into_iter().chain(until).min();
         roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()));
     let verifier = builder.build().map_err(|error| unusable(error.to_string()))?;
-    Ok(verifier)
+    Ok((verifier, not_after))
 }
 
 #[cfg(test)]
@@ -116,6 +132,20 @@ mod tests {
         std::fs::write(&path, "junk").unwrap();
         tokio::time::sleep(std::time::Duration::from_secs(120)).await;
         assert!(believes(&ca, &new_leaf));
+    }
+
+    #[test]
+    fn the_expiry_of_a_bundle_is_that_of_its_first_certificate_to_expire() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.crt");
+        let until = |year| {
+            let mut ca = CertificateParams::default();
+            ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            ca.not_after = rcgen::date_time_ymd(year, 1, 1);
+            ca.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+        };
+        std::fs::write(&path, until(2040) + &until(2031) + &until(2035)).unwrap();
+        assert_eq!(read(&path).unwrap().1.unwrap().to_string(), "2031-01-01T00:00:00Z");
     }
 
     #[tokio::test]

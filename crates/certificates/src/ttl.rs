@@ -59,6 +59,12 @@ static CLIENT: LazyLock<Ttl> = LazyLock::new(|| {
         "Seconds until the client certificate expires, negative once it has, +Inf without one.",
     )
 });
+static CLIENT_CA: LazyLock<Ttl> = LazyLock::new(|| {
+    Ttl::new(
+        "ferrolet_client_ca_ttl_seconds",
+        "Seconds until the first certificate of clientCAFile expires, negative once one has.",
+    )
+});
 pub(crate) static SERVING_ERRORS: LazyLock<IntCounter> = LazyLock::new(|| {
     metrics::counter("kubelet_server_expiration_renew_errors", "Failed renewals of the serving certificate.")
 });
@@ -104,6 +110,10 @@ pub(crate) fn serving_expires(at: Timestamp) {
 
 pub(crate) fn client_expires(at: Timestamp) {
     CLIENT.expires.store(at.as_second(), Ordering::Relaxed);
+}
+
+pub(crate) fn client_ca_expires(at: Timestamp) {
+    CLIENT_CA.expires.store(at.as_second(), Ordering::Relaxed);
 }
 
 #[cfg(test)]
