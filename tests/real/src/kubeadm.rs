@@ -210,7 +210,11 @@ fn package(w: &mut World) -> Result<()> {
         let before = k.pod("packaged")?;
         let pid = worker.ssh(&["systemctl show -P MainPID kubelet"])?;
         worker.ssh(&["dpkg -i /root/kubelet.deb"])?;
-        expect(worker.ssh(&["systemctl show -P MainPID kubelet"])? != pid, "the agent was restarted")?;
+        // dpkg does not wait for it.
+        wait::until("the agent to be restarted", wait::LONG, || {
+            let now = worker.ssh(&["systemctl show -P MainPID kubelet"])?;
+            Ok(now != pid && now.trim() != "0")
+        })?;
         k.until_node_ready(WORKER.0)?;
         let after = k.until_ready("packaged")?;
         expect_eq(&after["status"]["containerStatuses"], &before["status"]["containerStatuses"], "containers")?;

@@ -61,6 +61,10 @@ impl<'a> Unit<'a> {
         let address = format!("unix:path={}", socket.display());
         let bus = Builder::address(address.as_str()).build().await;
         let bus = bus.with_context(|| format!("can't reach the node's system bus at {}", socket.display()))?;
+        Self::on(bus, root, name, program).await
+    }
+
+    async fn on(bus: Connection, root: &'a Path, name: &'a str, program: &'a Path) -> Result<Self> {
         let object = ManagerProxy::new(&bus).await?.get_unit(name).await;
         let object = object.with_context(|| format!("the node's systemd has no unit {name}"))?;
         // systemd tells changes only to those who subscribe, so that what is remembered would stay what it was.
@@ -155,7 +159,107 @@ impl Steady {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        os::unix::{fs::symlink, net::UnixStream},
+        sync::{Arc, Mutex},
+    };
+
+    use zbus::{Guid, ObjectPath, interface};
+
     use super::*;
+
+    const KUBELET: &str = "/usr/bin/kubelet";
+    const OBJECT: &str = "/org/freedesktop/systemd1/unit/kubelet_2eservice";
+
+    /// A systemd with one unit, which runs the program of before until it is restarted.
+    #[derive(Clone)]
+    struct Fake {
+        pid: Arc<Mutex<u32>>,
+        /// After a restart.
+        state: &'static str,
+    }
+
+    struct FakeManager(Fake);
+    struct FakeService(Fake);
+
+    #[interface(name = "org.freedesktop.systemd1.Manager")]
+    impl FakeManager {
+        fn get_unit(&self, _name: &str) -> OwnedObjectPath {
+            ObjectPath::try_from(OBJECT).unwrap().into()
+        }
+        fn restart_unit(&self, _name: &str, _mode: &str) -> OwnedObjectPath {
+            *self.0.pid.lock().unwrap() += 1;
+            ObjectPath::try_from("/job").unwrap().into()
+        }
+    }
+
+    #[interface(name = "org.freedesktop.systemd1.Unit")]
+    impl Fake {
+        #[zbus(property)]
+        fn active_state(&self) -> String {
+            self.state.to_owned()
+        }
+    }
+
+    #[interface(name = "org.freedesktop.systemd1.Service")]
+    impl FakeService {
+        #[zbus(property, name = "MainPID")]
+        fn main_pid(&self) -> u32 {
+            *self.0.pid.lock().unwrap()
+        }
+        #[zbus(property)]
+        fn exec_start(&self) -> Vec<Command> {
+            vec![(KUBELET.to_owned(), vec![KUBELET.to_owned(), "--v=2".to_owned()], false, 1, 1, 0, 0, 7, 0, 0)]
+        }
+    }
+
+    /// Both ends, for a fake whose process 1 runs another program than 2, which is the one in place.
+    async fn bus(fake: &Fake) -> (Connection, Connection) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let server = Builder::unix_stream(theirs)
+            .server(Guid::generate())
+            .p2p()
+            .serve_at("/org/freedesktop/systemd1", FakeManager(fake.clone()))
+            .serve_at(OBJECT, fake.clone())
+            .serve_at(OBJECT, FakeService(fake.clone()))
+            .build();
+        let (server, client) = tokio::join!(server, Builder::unix_stream(ours).p2p().build());
+        (server.unwrap(), client.unwrap())
+    }
+
+    fn node() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for dir in ["usr/bin", "proc/1", "proc/2"] {
+            fs::create_dir_all(root.path().join(dir)).unwrap();
+        }
+        fs::write(root.path().join("usr/bin/kubelet"), "new").unwrap();
+        fs::write(root.path().join("proc/1/exe"), "before").unwrap();
+        symlink("../../usr/bin/kubelet", root.path().join("proc/2/exe")).unwrap();
+        root
+    }
+
+    async fn installed(state: &'static str) -> Result<String> {
+        let (root, fake) = (node(), Fake { pid: Arc::new(Mutex::new(1)), state });
+        let (_systemd, bus) = bus(&fake).await;
+        let unit = Unit::on(bus, root.path(), "kubelet.service", Path::new(KUBELET)).await?;
+        unit.run_program().await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_is_done_when_the_unit_has_kept_running_the_program() {
+        assert_eq!(installed("active").await.unwrap(), "kubelet.service was restarted and runs it");
+        let failed = installed("activating").await.unwrap_err().to_string();
+        assert!(failed.contains("is activating and does not keep running it"), "{failed}");
+    }
+
+    #[tokio::test]
+    async fn a_unit_of_another_program_is_refused_before_anything_is_done() {
+        let (root, fake) = (node(), Fake { pid: Arc::new(Mutex::new(1)), state: "active" });
+        let (_systemd, bus) = bus(&fake).await;
+        let refused = Unit::on(bus, root.path(), "kubelet.service", Path::new("/opt/kubelet")).await.err().unwrap();
+        assert!(refused.to_string().contains("starts /usr/bin/kubelet, not /opt/kubelet"), "{refused}");
+        assert_eq!(*fake.pid.lock().unwrap(), 1);
+    }
 
     #[test]
     fn a_program_that_crashes_again_and_again_is_never_steady() {
@@ -173,7 +277,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("usr/bin")).unwrap();
         fs::write(root.path().join("usr/bin/kubelet"), "").unwrap();
-        std::os::unix::fs::symlink("usr/bin", root.path().join("bin")).unwrap();
+        symlink("usr/bin", root.path().join("bin")).unwrap();
         let starts = |starts: &[&str]| {
             let starts: Vec<String> = starts.iter().map(|s| (*s).to_owned()).collect();
             ensure_starts(root.path(), "kubelet.service", &starts, Path::new("/usr/bin/kubelet"))
