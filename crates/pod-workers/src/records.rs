@@ -91,7 +91,12 @@ impl ResourceRecords {
 
     fn with(path: Option<PathBuf>, records: Records) -> Self {
         let written = Mutex::new(encode(&records));
-        Self(Arc::new(Shared { path, records: Mutex::new(records), changed: watch::Sender::new(Changes::default()), written }))
+        Self(Arc::new(Shared {
+            path,
+            records: Mutex::new(records),
+            changed: watch::Sender::new(Changes::default()),
+            written,
+        }))
     }
 
     /// Keeps the file in step; runs until dropped.

@@ -283,7 +283,11 @@ mod tests {
         }
         assert!(correlator.known.entries.len() <= KEPT && correlator.spam.entries.len() <= KEPT);
         // All entries of the three maps, and a byte of each place besides.
-        let sizes = [size_of_val(&(0u64, Used(0), 0f32)), size_of::<(u64, (Used, Messages))>(), size_of::<(u64, (Used, Told))>()];
+        let sizes = [
+            size_of_val(&(0u64, Used(0), 0f32)),
+            size_of::<(u64, (Used, Messages))>(),
+            size_of::<(u64, (Used, Told))>(),
+        ];
         assert!(sizes.iter().sum::<usize>() <= 80, "{sizes:?}");
         assert!(correlator.known.entries.capacity() <= KEPT);
     }

@@ -155,6 +155,21 @@ async fn a_completed_pod_keeps_its_dead_container_until_it_is_deleted() {
     assert!(!machine.pod_dir(&web.uid).exists());
 }
 
+/// Its address is given back by the stop alone, as after a reboot.
+#[tokio::test(start_paused = true)]
+async fn the_sandbox_of_a_pod_that_ended_with_it_is_stopped_once() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web().restart(Restart::Never));
+    agent.set(&web).await;
+    agent.until_running(&web).await;
+    let sandbox = agent.parts.pleg.snapshot()[0].sandboxes[0].id.clone();
+    machine.cri.kill_sandbox(&sandbox);
+    agent.until("all is taken down", || agent.life(&web) == Some(Life::Gone)).await;
+    sleep(s(60)).await;
+    assert_eq!((machine.cri.calls("stop_podsandbox"), machine.phase(&web)), (1, "Failed".into()));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_completed_pod_whose_sandbox_is_gone_leaves_no_directory_when_deleted() {
     let machine = Machine::new();
