@@ -107,6 +107,10 @@ pub(crate) fn read(hierarchies: &Hierarchies, path: &str) -> Details {
     }
 }
 
+pub(crate) fn created_at(hierarchies: &Hierarchies, path: &str) -> Option<SystemTime> {
+    created(&below(hierarchies.of("cpu").ok()?, path), hierarchies.version() == Version::V2)
+}
+
 /// The directory's own time changes with its children; that of this file does not.
 fn created(dir: &Path, v2: bool) -> Option<SystemTime> {
     let steady = dir.join(if v2 { "cgroup.events" } else { "cgroup.clone_children" });

@@ -23,7 +23,7 @@ use std::{
     collections::BTreeSet,
     fs,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 pub use details::Details;
@@ -170,6 +170,16 @@ impl Cgroups {
     /// For `/metrics/cadvisor`; a path below the hierarchies. Blocking file reads, many.
     pub fn details(&self, path: &str) -> Details {
         details::read(&self.shared.hierarchies, path)
+    }
+
+    /// Where this process is accounted for, as a path below the hierarchies.
+    pub fn own_path(&self) -> Option<String> {
+        self.shared.hierarchies.path_of(&fs::read_to_string("/proc/self/cgroup").ok()?)
+    }
+
+    /// When the cgroup at that path below the hierarchies was made.
+    pub fn created(&self, path: &str) -> Option<SystemTime> {
+        details::created_at(&self.shared.hierarchies, path)
     }
 
     /// Any process right in the cgroup at that path below the hierarchies.

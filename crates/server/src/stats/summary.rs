@@ -269,22 +269,26 @@ pub fn summary<'a>(
     let reading = Reading { time: shown(now.at), elapsed, all: file_systems.is_some() };
     let booted = now.at.checked_sub(jiff::SignedDuration::try_from(now.mono.0).unwrap_or_default()).unwrap_or(now.at);
     let capacity = now.machine.memory_bytes;
-    let system = |name, now, before| Container {
+    // Only the pods are bounded by what the node has for them.
+    let system = |name, since: Option<Timestamp>, now, before, most| Container {
         name,
-        start_time: None,
+        start_time: since.map(shown),
         cpu: reading.cpu(now, before),
-        memory: reading.memory(now, Some(capacity)),
+        memory: reading.memory(now, most),
         io: reading.io(now),
         rootfs: None,
         logs: None,
         swap: reading.swap(now, None),
     };
-    let kubepods = system("pods", &now.all_pods, before.map(|before| &before.all_pods));
-    let runtime = now.runtime.as_ref();
-    let runtime = runtime.map(|now| system("runtime", now, before.and_then(|before| before.runtime.as_ref())));
+    let all_pods = before.map(|before| &before.all_pods);
+    let kubepods = system("pods", now.all_pods_since, &now.all_pods, all_pods, Some(capacity));
+    let others = now.systems.iter().map(|now| {
+        let earlier = before.and_then(|before| before.systems.iter().find(|before| before.name == now.name));
+        system(now.name, now.since, &now.usage, earlier.map(|earlier| &earlier.usage), None)
+    });
     let node = Node {
         node_name,
-        system_containers: std::iter::once(kubepods).chain(runtime).collect(),
+        system_containers: std::iter::once(kubepods).chain(others).collect(),
         start_time: shown(booted),
         cpu: reading.cpu(&now.node, before.map(|before| &before.node)),
         memory: reading.memory(&now.node, Some(capacity)),
@@ -491,7 +495,48 @@ fn shown(time: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{machine::Machine, sample::System},
+        *,
+    };
+
+    fn sample() -> Sample {
+        Sample {
+            at: Timestamp::from_second(100).unwrap(),
+            mono: pod::Mono(Duration::from_secs(50)),
+            machine: Machine { memory_bytes: 1000, ..Machine::default() },
+            node: Usage::default(),
+            network: Vec::new(),
+            all_pods: Usage { memory: Some(MemoryUsage::default()), ..Usage::default() },
+            all_pods_since: Timestamp::from_second(60).ok(),
+            kubepods_path: "/kubepods".to_owned(),
+            systems: Vec::new(),
+            pods: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn system_containers_have_a_start_and_only_the_pods_a_bound() {
+        let system = |name| System {
+            name,
+            since: Timestamp::from_second(70).ok(),
+            usage: Usage { memory: Some(MemoryUsage::default()), ..Usage::default() },
+        };
+        let now = Sample { systems: vec![system("kubelet"), system("runtime")], ..sample() };
+        let shown = serde_json::to_value(summary("n", &now, None, None)).unwrap();
+        let shown: Vec<_> = shown["node"]["systemContainers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|system| {
+                let available = system["memory"].get("availableBytes").and_then(serde_json::Value::as_u64);
+                (system["name"].as_str().unwrap(), system["startTime"].as_str().unwrap(), available)
+            })
+            .collect();
+        let at = "1970-01-01T00:01:10Z";
+        let expected = [("pods", "1970-01-01T00:01:00Z", Some(1000)), ("kubelet", at, None), ("runtime", at, None)];
+        assert_eq!(shown, expected);
+    }
 
     #[test]
     fn a_rate_needs_two_readings_and_never_goes_back() {
