@@ -54,6 +54,24 @@ pub enum Hierarchies {
 }
 
 impl Hierarchies {
+    /// The path of the cgroup that accounts for a process, from its `/proc/PID/cgroup`. With version 1 only where one
+    /// cgroup accounts for both CPU and memory, or else the numbers would be those of two.
+    pub fn path_of(&self, proc_cgroup: &str) -> Option<String> {
+        let path = |controller: &str| {
+            proc_cgroup.lines().find_map(|line| {
+                let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+                controllers.split(',').any(|named| named == controller).then(|| path.to_owned())
+            })
+        };
+        match self {
+            Hierarchies::V1(_) => {
+                let cpu = path("cpu").filter(|cpu| path("memory").as_ref() == Some(cpu))?;
+                path("name=systemd").or(Some(cpu))
+            }
+            Hierarchies::V2 { .. } => path(""),
+        }
+    }
+
     pub fn detect() -> Result<Self> {
         let path = Path::new(MOUNTINFO);
         let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
@@ -182,6 +200,17 @@ mod tests {
 40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd
 41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
 42 31 0:39 / /sys/fs/cgroup/elogind rw,relatime - cgroup cgroup rw,name=elogind";
+
+    #[test]
+    fn a_process_is_accounted_for_where_cpu_and_memory_agree() {
+        let v2 = Hierarchies::V2 { root: UNIFIED.into(), controllers: BTreeSet::new() };
+        assert_eq!(v2.path_of("0::/system.slice/kubelet.service\n").as_deref(), Some("/system.slice/kubelet.service"));
+        let v1 = Hierarchies::V1(BTreeMap::new());
+        let systemd = "4:memory:/a\n3:cpu,cpuacct:/a\n1:name=systemd:/b\n0::/c\n";
+        assert_eq!(v1.path_of(systemd).as_deref(), Some("/b"));
+        assert_eq!(v1.path_of("4:memory:/a\n3:cpu,cpuacct:/a\n").as_deref(), Some("/a"));
+        assert_eq!(v1.path_of("4:memory:/\n3:cpu,cpuacct:/a\n1:name=systemd:/b\n"), None);
+    }
 
     #[test]
     fn a_hybrid_machine_shows_its_v1_hierarchies() {

@@ -23,7 +23,7 @@ use std::{
     collections::BTreeSet,
     fs,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 pub use details::Details;
@@ -172,9 +172,24 @@ impl Cgroups {
         details::read(&self.shared.hierarchies, path)
     }
 
+    /// Where this process is accounted for, as a path below the hierarchies.
+    pub fn own_path(&self) -> Option<String> {
+        self.shared.hierarchies.path_of(&fs::read_to_string("/proc/self/cgroup").ok()?)
+    }
+
+    /// When the cgroup at that path below the hierarchies was made.
+    pub fn created(&self, path: &str) -> Option<SystemTime> {
+        details::created_at(&self.shared.hierarchies, path)
+    }
+
     /// Any process right in the cgroup at that path below the hierarchies.
     pub fn process(&self, path: &str) -> Option<u32> {
         files::first_process(&self.shared.hierarchies, path)
+    }
+
+    /// How many processes are right in the cgroup at that path below the hierarchies.
+    pub fn processes(&self, path: &str) -> u64 {
+        details::processes(&self.shared.hierarchies, path)
     }
 
     /// A pod's path below the hierarchies, whatever its QoS class is.

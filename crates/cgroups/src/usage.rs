@@ -121,7 +121,6 @@ fn read_v2(hierarchies: &Hierarchies, path: &str) -> Result<Usage> {
         return Err(Error::Missing { name: path.to_owned() });
     }
     let is_root = path.trim_matches('/').is_empty();
-    let usage = if is_root { root_memory() } else { number(&dir.join("memory.current")) };
     let cpu = table(&dir.join("cpu.stat"));
     let ns = |key: &str| cpu.get(key).map(|usec| usec.saturating_mul(1000));
     Ok(Usage {
@@ -129,12 +128,7 @@ fn read_v2(hierarchies: &Hierarchies, path: &str) -> Result<Usage> {
         cpu_user_ns: ns("user_usec"),
         cpu_system_ns: ns("system_usec"),
         throttling: throttling(&cpu),
-        memory: usage.map(|usage| {
-            let swap = number(&dir.join("memory.swap.current")).unwrap_or_default();
-            let limit = number(&dir.join("memory.max"));
-            let swap_limit = swap_limit(&dir.join("memory.swap.max"));
-            MemoryUsage { swap_limit, ..memory_v2(usage, swap, limit, &table(&dir.join("memory.stat"))) }
-        }),
+        memory: memory_of(&dir, is_root),
         pids: number(&dir.join("pids.current")),
         cpu_pressure: pressure(&dir.join("cpu.pressure")),
         memory_pressure: pressure(&dir.join("memory.pressure")),
@@ -170,10 +164,24 @@ fn memory_v2(usage: u64, swap: u64, limit: Option<u64>, stat: &HashMap<String, u
     }
 }
 
-/// The v2 root has no memory.current: all that is not free.
-fn root_memory() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    Some(meminfo(&text, "MemTotal")?.saturating_sub(meminfo(&text, "MemFree")?))
+/// The root has neither memory.current nor memory.swap.current, but where it is that of a cgroup namespace.
+fn memory_of(dir: &Path, is_root: bool) -> Option<MemoryUsage> {
+    let stat = table(&dir.join("memory.stat"));
+    let (usage, swap) = match number(&dir.join("memory.current")) {
+        Some(usage) => (usage, number(&dir.join("memory.swap.current")).unwrap_or_default()),
+        None if is_root => root_memory(&stat, &fs::read_to_string("/proc/meminfo").ok()?)?,
+        None => return None,
+    };
+    let swap_limit = swap_limit(&dir.join("memory.swap.max"));
+    Some(MemoryUsage { swap_limit, ..memory_v2(usage, swap, number(&dir.join("memory.max")), &stat) })
+}
+
+/// What version 1 counts as its root's usage, as upstream, and the swap that is taken: what the kernel holds for itself is
+/// not in it.
+fn root_memory(stat: &HashMap<String, u64>, meminfo_text: &str) -> Option<(u64, u64)> {
+    let usage = stat.get("anon")? + stat.get("file")?;
+    let swap = meminfo(meminfo_text, "SwapTotal")?.saturating_sub(meminfo(meminfo_text, "SwapFree")?);
+    Some((usage, swap))
 }
 
 fn meminfo(text: &str, key: &str) -> Option<u64> {
@@ -256,6 +264,20 @@ mod tests {
         let stat = parse_table("inactive_file 500\nanon 5\nfile 600\n");
         let memory = memory_v2(100, 0, Some(200), &stat);
         assert_eq!((memory.working_set, memory.rss, memory.cache, memory.limit), (0, 5, 600, Some(200)));
+    }
+
+    #[test]
+    fn the_root_of_version_2_uses_anonymous_memory_and_files_and_the_machines_swap() {
+        let meminfo = "MemTotal: 900 kB\nMemFree: 100 kB\nSwapTotal: 10 kB\nSwapFree: 4 kB\n";
+        let stat = parse_table("anon 500\nfile 600\n");
+        assert_eq!(root_memory(&stat, meminfo), Some((1100, 6 << 10)));
+        assert_eq!(root_memory(&HashMap::new(), meminfo), None);
+
+        let root = tempfile::tempdir().unwrap();
+        let hierarchies = Hierarchies::V2 { root: root.path().to_owned(), controllers: Default::default() };
+        fs::write(root.path().join("memory.stat"), "anon 500\nfile 600\ninactive_file 100\n").unwrap();
+        let memory = read(&hierarchies, "/").unwrap().memory.unwrap();
+        assert_eq!((memory.usage, memory.working_set), (1100, 1000));
     }
 
     #[test]

@@ -211,11 +211,34 @@ impl Pods {
     }
 }
 
-/// By creation, then by attempt: the wall clock may have been set back, or be too coarse.
+/// By attempt, which only grows while any instance is there, then by creation: the wall clock may have been set back.
 fn newest_first(pod: &mut ObservedPod) {
     pod.sandboxes
-        .sort_by(|a, b| (b.created_at, b.attempt, b.id.as_str()).cmp(&(a.created_at, a.attempt, a.id.as_str())));
+        .sort_by(|a, b| (b.attempt, b.created_at, b.id.as_str()).cmp(&(a.attempt, a.created_at, a.id.as_str())));
     pod.containers.sort_by(|a, b| {
-        (b.created_at, b.restart_count, b.id.as_str()).cmp(&(a.created_at, a.restart_count, a.id.as_str()))
+        (b.restart_count, b.created_at, b.id.as_str()).cmp(&(a.restart_count, a.created_at, a.id.as_str()))
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use api_types::runtime::v1::{ContainerMetadata, ContainerStatus, PodSandboxMetadata, PodSandboxStatus};
+
+    use super::*;
+
+    #[test]
+    fn the_last_attempt_is_the_newest_though_the_wall_clock_was_set_back() {
+        let mut pod = ObservedPod::empty("web".into(), PodKey::new("default", "web"));
+        for (attempt, created_at) in [(0, 2_000), (1, 1_000), (1, 1_500)] {
+            let id = format!("{attempt}-{created_at}");
+            let metadata = Some(PodSandboxMetadata { attempt, ..Default::default() });
+            let sandbox = PodSandboxStatus { id: id.clone(), metadata, created_at, ..Default::default() };
+            Detail::Sandbox(convert::sandbox(sandbox)).put_into(&mut pod);
+            let metadata = Some(ContainerMetadata { name: "app".into(), attempt });
+            let container = ContainerStatus { id, metadata, created_at, ..Default::default() };
+            Detail::Container(Box::new(convert::container(container, "s".into()))).put_into(&mut pod);
+        }
+        assert_eq!(pod.sandboxes.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(), ["1-1500", "1-1000", "0-2000"]);
+        assert_eq!(pod.containers.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["1-1500", "1-1000", "0-2000"]);
+    }
 }

@@ -7,7 +7,7 @@ use cri::Made;
 use futures::FutureExt;
 use images::Use;
 use pod::{
-    Containers, DesiredPod, ObservedPod, ObservedSandbox,
+    ContainerId, ContainerState, Containers, DesiredPod, ObservedPod, ObservedSandbox,
     api::Container,
     mounts::{ContainerMount, EventType},
     plan::{StartContainer, StopContainer},
@@ -53,7 +53,7 @@ async fn try_set_up(parts: &Parts, desired: &DesiredPod) -> Result<Setup, Failur
     Ok(Setup { cgroup_parent, volumes: mounted })
 }
 
-/// Puts changed labels and annotations into downward API volumes; what fails is tried again by the volumes themselves.
+/// Puts changed labels, annotations and resources into downward API volumes; what fails is tried again by the volumes themselves.
 pub(crate) async fn refresh_volumes(parts: Parts, desired: DesiredPod) -> Done {
     if let Err(error) = parts.volumes.mount(&desired).boxed().await {
         tracing::warn!(pod = %desired.key, %error, "volumes not refreshed");
@@ -238,17 +238,41 @@ pub(crate) fn pod_ips(sandbox: &ObservedSandbox, host_ips: &[String]) -> Vec<Str
 
 /// Stops one container of a pod that goes on, or takes away one that never ran.
 pub(crate) async fn stop(parts: Parts, desired: DesiredPod, observed: Arc<ObservedPod>, stop: StopContainer) -> Done {
-    let grace = stop.grace.unwrap_or_else(|| termination::spec_grace(&desired));
+    let result = if stop.discard {
+        discard(&parts, &desired, &stop.id).boxed().await
+    } else {
+        stop_running(&parts, &desired, &observed, &stop).boxed().await
+    };
+    relist(&parts, &desired).await;
+    Done::Stopped { id: stop.id, result }
+}
+
+async fn stop_running(
+    parts: &Parts,
+    desired: &DesiredPod,
+    observed: &ObservedPod,
+    stop: &StopContainer,
+) -> Result<(), Failure> {
+    let Some(container) = observed.container(&stop.id) else { return Ok(()) };
+    let grace = stop.grace.unwrap_or_else(|| termination::spec_grace(desired));
     // The sender stays alive here: this deadline does not move.
     let (_deadline, by) = watch::channel(parts.clock.mono() + grace.max(Duration::from_secs(1)));
     let request = StopRequest { message: stop.message.clone(), ..StopRequest::by(by) };
     let host_ips = parts.node.borrow().host_ips.clone();
     let ips = observed.ready_sandbox().map_or_else(Vec::new, |s| pod_ips(s, &host_ips));
-    let result = match observed.container(&stop.id) {
-        Some(container) if stop.discard => parts.runtime.remove_container(&desired.key, container).await,
-        Some(container) => parts.runtime.stop_container(&desired, container, &ips, request).await,
+    let stopped = parts.runtime.stop_container(desired, container, &ips, request).await;
+    stopped.map_err(|e| Failure::new(reason::ERROR, e))
+}
+
+/// A start that nobody waits for any more may have come to pass since the plan's picture: what runs is left alone.
+async fn discard(parts: &Parts, desired: &DesiredPod, id: &ContainerId) -> Result<(), Failure> {
+    parts.runtime.settled(&desired.uid).await;
+    let now = parts.pleg.relist(&desired.uid).await.map_err(|e| Failure::new(reason::ERROR, e))?;
+    match now.container(id).filter(|c| c.state == ContainerState::Created) {
+        Some(container) => {
+            let removed = parts.runtime.remove_container(&desired.key, container).await;
+            removed.map_err(|e| Failure::new(reason::ERROR, e))
+        }
         None => Ok(()),
-    };
-    relist(&parts, &desired).await;
-    Done::Stopped { id: stop.id, result: result.map_err(|e| Failure::new(reason::ERROR, e)) }
+    }
 }

@@ -54,7 +54,8 @@ async fn stop_everything(parts: &Parts, desired: &DesiredPod, deadline: watch::R
     // A start may have been cut off midway: only a fresh look shows what it left.
     let observed = look(parts, desired).await?;
     stop_containers(parts, desired, &observed, deadline).await?;
-    for sandbox in observed.sandboxes.iter().filter(|s| s.ready) {
+    // One that died by itself, say in a reboot, still has its address: only the stop gives that back.
+    for sandbox in &observed.sandboxes {
         parts.runtime.stop_sandbox(&sandbox.id).await.map_err(|e| Failure::new(event::FAILED_KILL_POD, e))?;
     }
     let after = look(parts, desired).await?;

@@ -1,8 +1,10 @@
 //! The phase of a pod, from the statuses of its containers.
 
+use std::collections::HashSet;
+
 use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStateTerminated, ContainerStatus};
 
-use crate::{Containers, DesiredPod, desired::init_kind, reason, restart::after_exit};
+use crate::{ContainerId, Containers, DesiredPod, desired::init_kind, reason, restart::after_exit};
 
 pub const PENDING: &str = "Pending";
 pub const RUNNING: &str = "Running";
@@ -56,10 +58,21 @@ struct Counts {
     succeeded: usize,
 }
 
-/// `statuses`: of init and regular containers. `over`: nothing of the pod will be started again, whatever the
-/// restart policy. `initialized`: a regular container was made in the current sandbox.
-pub fn phase(desired: &DesiredPod, statuses: &[ContainerStatus], over: bool, initialized: bool) -> &'static str {
-    let counts = count(desired, statuses);
+/// What a phase rests on besides the statuses.
+#[derive(Clone, Copy)]
+pub struct Facts<'a> {
+    /// Nothing of the pod will be started again, whatever the restart policy.
+    pub over: bool,
+    /// A regular container was made in the current sandbox.
+    pub initialized: bool,
+    /// Containers that are stopped in order to be started again.
+    pub restarting: &'a HashSet<ContainerId>,
+}
+
+/// `statuses`: of init and regular containers.
+pub fn phase(desired: &DesiredPod, statuses: &[ContainerStatus], facts: Facts<'_>) -> &'static str {
+    let Facts { over, initialized, restarting } = facts;
+    let counts = count(desired, statuses, restarting);
     if counts.failed_init_for_good > 0 {
         return FAILED;
     }
@@ -79,13 +92,16 @@ pub fn phase(desired: &DesiredPod, statuses: &[ContainerStatus], over: bool, ini
     }
 }
 
-fn count(desired: &DesiredPod, statuses: &[ContainerStatus]) -> Counts {
+fn count(desired: &DesiredPod, statuses: &[ContainerStatus], restarting: &HashSet<ContainerId>) -> Counts {
+    let runs_again = |container: &Container, end: &ContainerStateTerminated| {
+        is_restarting(restarting, end) || runs_again(desired, container, end)
+    };
     let mut n = Counts::default();
     for container in desired.init_containers() {
         match (init_kind(container), seen(statuses, &container.name)) {
             (Containers::Sidecar, sidecar) => count_sidecar(&mut n, &sidecar),
             (_, Seen::Ended(end) | Seen::Between(end)) => {
-                if end.exit_code != 0 && !runs_again(desired, container, end) {
+                if end.exit_code != 0 && !runs_again(container, end) {
                     n.failed_init_for_good += 1;
                 }
             }
@@ -96,10 +112,10 @@ fn count(desired: &DesiredPod, statuses: &[ContainerStatus]) -> Counts {
         match seen(statuses, &container.name) {
             Seen::Running { .. } => n.running += 1,
             Seen::Ended(end) => {
-                count_end(&mut n, runs_again(desired, container, end));
+                count_end(&mut n, runs_again(container, end));
                 n.succeeded += usize::from(end.exit_code == 0);
             }
-            Seen::Between(end) => count_end(&mut n, runs_again(desired, container, end)),
+            Seen::Between(end) => count_end(&mut n, runs_again(container, end)),
             Seen::Waiting => n.waiting += 1,
             Seen::Unknown => n.unknown += 1,
         }
@@ -126,6 +142,11 @@ fn count_sidecar(n: &mut Counts, sidecar: &Seen<'_>) {
         }
         Seen::Unknown => n.unknown += 1,
     }
+}
+
+fn is_restarting(restarting: &HashSet<ContainerId>, end: &ContainerStateTerminated) -> bool {
+    let id = end.container_id.as_deref().and_then(|id| id.strip_prefix("containerd://"));
+    id.is_some_and(|id| restarting.contains(id))
 }
 
 fn runs_again(desired: &DesiredPod, container: &Container, end: &ContainerStateTerminated) -> bool {
@@ -171,6 +192,9 @@ mod tests {
     }
     fn waiting(name: &str) -> ContainerStatus {
         status(name, json!({"state": {"waiting": {"reason": "ContainerCreating"}}}))
+    }
+    fn phase(pod: &DesiredPod, statuses: &[ContainerStatus], over: bool, initialized: bool) -> &'static str {
+        super::phase(pod, statuses, Facts { over, initialized, restarting: &HashSet::new() })
     }
     fn of(policy: &str, statuses: &[ContainerStatus]) -> &'static str {
         phase(&pod(policy, json!({})), statuses, false, true)

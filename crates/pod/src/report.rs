@@ -1,8 +1,12 @@
 //! The few facts about a pod that no runtime shows: what its worker is doing and what stands in the way.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use crate::{
+    ContainerId,
     resize::ResizeReport,
     resources::PodCgroup,
     time::{Mono, Timestamp},
@@ -73,6 +77,9 @@ pub struct WorkerReport {
     pub first_seen: Option<Timestamp>,
     /// By container name.
     pub waiting: BTreeMap<String, Waiting>,
+    /// Containers that are stopped in order to be started again: their end is not final, whatever the restart policy
+    /// says of it.
+    pub restarting: HashSet<ContainerId>,
     /// Why there is no sandbox or volume yet (message of PodReadyToStartContainers, text for events).
     pub blocked: Option<Waiting>,
     pub step: Option<Step>,

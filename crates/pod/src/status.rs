@@ -159,7 +159,12 @@ fn current_phase(input: &StatusInput<'_>, statuses: &[ContainerStatus]) -> Strin
     if input.is_over() && matches!(input.report.cause(), Some(TerminationCause::Failed { .. })) {
         return phase::FAILED.to_owned();
     }
-    let phase = phase::phase(input.desired, statuses, input.is_over(), was_initialized(input));
+    let facts = phase::Facts {
+        over: input.is_over(),
+        initialized: was_initialized(input),
+        restarting: &input.report.restarting,
+    };
+    let phase = phase::phase(input.desired, statuses, facts);
     if phase::is_terminal(phase) && !input.is_over() {
         // What holds the node's resources may not be reported as finished.
         return input.old().phase.clone().unwrap_or_else(|| phase::PENDING.to_owned());

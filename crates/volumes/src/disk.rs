@@ -27,6 +27,10 @@ const OWN_PLUGINS: [&str; 5] = [
     "kubernetes.io~projected",
 ];
 
+/// Upstream's record of a CSI volume, beside its mount point.
+const CSI: &str = "kubernetes.io~csi";
+const CSI_RECORD: &str = "vol_data.json";
+
 /// Sets up every volume; one that fails does not keep the others from it.
 pub(crate) fn set_up(
     root: &RootDir,
@@ -110,11 +114,35 @@ fn remove_volumes(pod: &Dir) -> Result<(), HostError> {
         if own {
             volumes.remove_all(Path::new(&plugin.name))?;
         } else {
-            remove_mount_points(&volumes.open_dir(Path::new(&plugin.name))?)?;
+            let of_plugin = volumes.open_dir(Path::new(&plugin.name))?;
+            if plugin.name == *CSI {
+                remove_csi_records(&of_plugin)?;
+            }
+            remove_mount_points(&of_plugin)?;
         }
     }
     // Fails when something is left, as it should.
     remove_dirs(&pod.path().join("volumes"))
+}
+
+/// An upstream kubelet that ran here before may have left CSI volumes: without this, their pods could never go. The
+/// record goes after the mount point: where that holds something, an upstream kubelet may still need it.
+fn remove_csi_records(plugin: &Dir) -> Result<(), HostError> {
+    for volume in plugin.entries()?.into_iter().filter(|e| e.file_type == FileType::Directory) {
+        let volume = plugin.open_dir(Path::new(&volume.name))?;
+        let entries = volume.entries()?;
+        let recorded = entries.iter().any(|e| e.name == *CSI_RECORD && e.file_type == FileType::RegularFile);
+        if !recorded || mounts::is_mount_point(volume.path())? {
+            continue;
+        }
+        for dir in entries.iter().filter(|e| e.file_type == FileType::Directory) {
+            remove_dirs(&volume.path().join(&dir.name))?;
+        }
+        volume.unlink(Path::new(CSI_RECORD))?;
+        let path = volume.path().display();
+        tracing::warn!(volume = %path, "a CSI volume was taken down without its driver: its mount for the whole node stays");
+    }
+    Ok(())
 }
 
 /// The volumes of a plugin whose data is not ours: only empty directories go.

@@ -258,6 +258,43 @@ async fn what_lies_under_a_foreign_mount_point_is_not_deleted() {
     assert!(!node.root.pod_volumes(&uid).exists());
 }
 
+/// Upstream writes the file beside the mount point, for itself to read again.
+#[tokio::test]
+async fn of_a_csi_volume_that_another_kubelet_has_mounted_the_record_goes_and_nothing_else() {
+    let node = node();
+    let uid = PodUid::new("left");
+    let (csi, nfs) = (
+        node.root.pod_volume(&uid, "kubernetes.io/csi", "pv"),
+        node.root.pod_volume(&uid, "kubernetes.io/nfs", "share"),
+    );
+    let precious = node.root.path().join("precious");
+    fs::write(&precious, "x").unwrap();
+    for volume in [&csi, &nfs] {
+        fs::create_dir_all(volume.join("mount")).unwrap();
+        fs::write(volume.join("vol_data.json"), "{}").unwrap();
+    }
+    assert!(node.volumes.unmount(&uid).await.is_err());
+    assert!(nfs.join("vol_data.json").exists(), "it is no CSI volume");
+    fs::remove_dir_all(&nfs).unwrap();
+
+    fs::create_dir_all(csi.join("mount")).unwrap();
+    fs::write(csi.join("vol_data.json"), "{}").unwrap();
+    fs::write(csi.join("mount/file"), "x").unwrap();
+    assert!(node.volumes.unmount(&uid).await.is_err());
+    assert!(csi.join("mount/file").exists() && csi.join("vol_data.json").exists());
+    fs::remove_file(csi.join("mount/file")).unwrap();
+
+    fs::remove_file(csi.join("vol_data.json")).unwrap();
+    symlink(&precious, csi.join("vol_data.json")).unwrap();
+    assert!(node.volumes.unmount(&uid).await.is_err());
+    assert!(csi.join("vol_data.json").is_symlink() && precious.exists());
+    fs::remove_file(csi.join("vol_data.json")).unwrap();
+
+    fs::write(csi.join("vol_data.json"), "{}").unwrap();
+    node.volumes.unmount(&uid).await.unwrap();
+    assert!(!node.root.pod_volumes(&uid).exists());
+}
+
 #[tokio::test]
 async fn one_bad_volume_does_not_keep_the_others_from_being_set_up() {
     let node = node();

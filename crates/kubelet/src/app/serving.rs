@@ -19,8 +19,8 @@ use k8s_openapi::api::core::v1::Node;
 use pleg::Pleg;
 use pod::PodUid;
 use server::{
-    Authenticator, Authorizer, HealthCheck, Listeners, Observed, PodRow, Server, ServerConfig, ServerDeps,
-    TlsListener, authz::Remember, bind, reviews, routes::Endpoint,
+    Authenticator, Authorizer, HealthCheck, Listeners, Observed, PodRow, Server, ServerConfig, ServerDeps, TlsListener,
+    authz::Remember, bind, reviews, routes::Endpoint,
 };
 use tokio::{sync::watch, task::JoinSet};
 

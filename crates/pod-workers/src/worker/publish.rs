@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pod::{
-    ContainerState, Life, ObservedPod, TerminationCause, Waiting,
+    ContainerState, Life, TerminationCause, Waiting,
     api::PodStatus,
     status::{StatusInput, pod_status},
 };
@@ -12,19 +12,6 @@ use super::Worker;
 use crate::view::PodView;
 
 impl Worker {
-    /// A container was stopped to be started again, and that has neither happened nor failed yet. Its end is no news:
-    /// under `OnFailure` and `Never` it would look final, and no status may take that back.
-    fn is_between_two_lives(&self, observed: &ObservedPod) -> bool {
-        let starts = matches!(self.report.life, Life::Pending | Life::Syncing);
-        starts
-            && self.desired.restart_policy() != "Always"
-            && self.desired.regular_containers().iter().filter_map(|c| observed.newest(&c.name)).any(|o| {
-                o.state == ContainerState::Exited
-                    && self.in_flight.restart.contains(&o.id)
-                    && !self.report.waiting.contains_key(&o.name)
-            })
-    }
-
     /// Of a pod whose first container has begun to run.
     fn count_start(&self, status: &PodStatus) {
         let phase = |status: &PodStatus| status.phase.clone().unwrap_or_default();
@@ -41,6 +28,7 @@ impl Worker {
         let probes = self.probes.borrow().clone();
         let node = self.parts.node.borrow().clone();
         let mut report = self.report.clone();
+        report.restarting.clone_from(&self.in_flight.restart);
         // A container is not up before its postStart hook has ended.
         for name in &self.in_flight.starting {
             let running = observed.newest(name).is_some_and(|c| c.state == ContainerState::Running);
@@ -62,10 +50,7 @@ impl Worker {
             host_ips: &node.host_ips,
             now: self.parts.clock.now(),
         };
-        let mut status = Arc::new(pod_status(&input));
-        if let Some(before) = self.status.as_ref().filter(|_| self.is_between_two_lives(&observed)) {
-            status = before.clone();
-        }
+        let status = Arc::new(pod_status(&input));
         let life = self.report.life.clone();
         let finished = life == Life::Gone;
         let step = self.report.step.clone();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pod::DesiredPod;
+use pod::{DesiredPod, resize::PodResources};
 
 use super::{Stage, Worker};
 use crate::actions;
@@ -18,7 +18,7 @@ impl Worker {
             self.stage = Stage::Bare;
             return;
         }
-        if is_relabelled(&self.volumes_of, &self.desired) {
+        if shows_otherwise(&self.volumes_of, &self.desired) {
             self.tasks.spawn(actions::refresh_volumes(self.parts.clone(), self.desired.clone()));
         } else {
             self.parts.volumes.renew(&self.desired);
@@ -27,8 +27,8 @@ impl Worker {
     }
 }
 
-/// Labels and annotations may show in a downward API volume.
-fn is_relabelled(before: &DesiredPod, now: &DesiredPod) -> bool {
+/// Labels, annotations and resources may show in a downward API volume.
+fn shows_otherwise(before: &DesiredPod, now: &DesiredPod) -> bool {
     let (old, new) = (&before.pod.metadata, &now.pod.metadata);
-    old.labels != new.labels || old.annotations != new.annotations
+    old.labels != new.labels || old.annotations != new.annotations || PodResources::of(before) != PodResources::of(now)
 }

@@ -1,7 +1,9 @@
 //! The way of a pod whose surroundings do what they should.
 
+use cri::Code;
 use pod::{Life, TerminationCause};
 use pod_workers::PodCommand;
+use serde_json::json;
 use testing::{PodBuilder, Restart, pod};
 use tokio::time::sleep;
 
@@ -155,6 +157,21 @@ async fn a_completed_pod_keeps_its_dead_container_until_it_is_deleted() {
     assert!(!machine.pod_dir(&web.uid).exists());
 }
 
+/// Its address is given back by the stop alone, as after a reboot.
+#[tokio::test(start_paused = true)]
+async fn the_sandbox_of_a_pod_that_ended_with_it_is_stopped_once() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web().restart(Restart::Never));
+    agent.set(&web).await;
+    agent.until_running(&web).await;
+    let sandbox = agent.parts.pleg.snapshot()[0].sandboxes[0].id.clone();
+    machine.cri.kill_sandbox(&sandbox);
+    agent.until("all is taken down", || agent.life(&web) == Some(Life::Gone)).await;
+    sleep(s(60)).await;
+    assert_eq!((machine.cri.calls("stop_podsandbox"), machine.phase(&web)), (1, "Failed".into()));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_completed_pod_whose_sandbox_is_gone_leaves_no_directory_when_deleted() {
     let machine = Machine::new();
@@ -273,4 +290,25 @@ async fn a_container_replaced_for_its_image_ends_for_nobody_whatever_the_policy(
     };
     agent.until("the API shows the new one", || restarts() == (true, Some(1))).await;
     assert_eq!(machine.phase(&web), "Running");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_is_replaced_only_at_the_second_try_is_told_to_run_again() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web().restart(Restart::OnFailure));
+    agent.set(&web).await;
+    agent.until("the API knows", || machine.phase(&web) == "Running").await;
+    let web = machine.changed(&web, |object| object["spec"]["containers"][0]["image"] = json!("nginx:2"));
+    machine.cri.fail_next("create_container", Code::Unknown, "no such device");
+    agent.set(&web).await;
+    // What is told to the API: a status that takes back an end is refused.
+    let app = || agent.parts.status.get(&web.uid).unwrap().container_statuses.as_ref().unwrap()[0].clone();
+    let state = || app().state.unwrap();
+    let reason = || state().waiting.and_then(|w| w.reason);
+    agent.until("it says why it waits", || reason().as_deref() == Some("CreateContainerError")).await;
+    assert_eq!((app().last_state.unwrap().terminated.map(|end| end.exit_code), app().ready), (Some(0), false));
+    assert_eq!(machine.phase(&web), "Running");
+    agent.until("the new one is told", || state().running.is_some()).await;
+    assert_eq!((app().restart_count, app().ready), (1, true));
 }

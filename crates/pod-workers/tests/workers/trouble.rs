@@ -171,6 +171,28 @@ async fn a_dead_container_that_cannot_be_removed_is_tried_again_later() {
     agent.until("another", || machine.cri.calls("remove_container") == 2).await;
 }
 
+/// Its start, begun by an agent that ended, came to pass after the last look.
+#[tokio::test(start_paused = true)]
+async fn a_container_that_runs_by_now_is_not_discarded_as_one_that_never_ran() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    machine.cri.delay("start_container", s(4));
+    agent.set(&web).await;
+    agent.until("it is being started", || machine.cri.calls("start_container") == 1).await;
+    agent.stop().await;
+    machine.cri.mute_events(true);
+    let agent = machine.agent().await;
+    let container = machine.cri.container(&web.uid, "app");
+    assert_eq!(agent.parts.pleg.snapshot()[0].newest("app").unwrap().state, pod::ContainerState::Created);
+    sleep(s(5)).await;
+    assert_eq!(machine.cri.running(), ["app"], "nobody has seen that yet");
+    agent.set(&web).await;
+    agent.until_running(&web).await;
+    assert_eq!(machine.cri.container(&web.uid, "app"), container);
+    assert_eq!((machine.cri.calls("remove_container"), machine.cri.calls("start_container")), (0, 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_waits_for_the_nodes_network() {
     let machine = Machine::new();

@@ -224,14 +224,19 @@ impl Listing<'_> {
             }));
             return;
         }
-        let Some(why) = self.input.report.waiting_for(&container.name) else { return };
         if !self.runs_again(container, seen) {
             return;
         }
+        let (reason, message) = match self.input.report.waiting_for(&container.name) {
+            Some(why) => (why.reason.as_str(), why.message.as_str()),
+            // No later status may take back an end that looks final.
+            None if seen.is_some_and(|c| self.looks_final(container, c)) => (default_reason(self.input.desired), ""),
+            None => return,
+        };
         if let Some(end) = terminated(status) {
             status.last_state = Some(ended(end.clone()));
         }
-        status.state = Some(waiting(&why.reason, &why.message));
+        status.state = Some(waiting(reason, message));
     }
 
     /// Running with a reason to wait means that its postStart hook has not ended: it is not up yet.
@@ -239,10 +244,13 @@ impl Listing<'_> {
         if self.input.desired.deletion_requested() {
             return false;
         }
-        match seen.map(|c| (c.state, c.exit_code)) {
-            Some((Observed::Exited, code)) => after_exit(container, self.input.desired.restart_policy(), code),
-            _ => true,
-        }
+        seen.is_none_or(|c| self.input.report.restarting.contains(&c.id) || !self.looks_final(container, c))
+    }
+
+    /// It has ended, and the restart policy alone would leave it at that.
+    fn looks_final(&self, container: &Container, seen: &ObservedContainer) -> bool {
+        let policy = self.input.desired.restart_policy();
+        seen.state == Observed::Exited && !after_exit(container, policy, seen.exit_code)
     }
 
     fn any_regular_made(&self) -> bool {

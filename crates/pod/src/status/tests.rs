@@ -11,6 +11,7 @@ use crate::{
 };
 
 mod resources;
+mod restart;
 mod restart_all;
 
 fn at(secs: i64) -> Timestamp {

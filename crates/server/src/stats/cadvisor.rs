@@ -21,8 +21,8 @@ const MACHINE_LABELS: [&str; 3] = ["boot_id", "machine_id", "system_uuid"];
 pub(super) struct Group<'a> {
     pub labels: [&'a str; 6],
     pub usage: &'a Usage,
-    started: Option<Timestamp>,
-    network: &'a [Interface],
+    pub started: Option<Timestamp>,
+    pub network: &'a [Interface],
 }
 
 /// The paths of the cgroups that [`render`] shows, in the order of its details.

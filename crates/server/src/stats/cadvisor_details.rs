@@ -10,6 +10,8 @@ use super::{
 };
 
 const DISK_LABELS: [&str; 7] = ["container", "device", "id", "image", "name", "namespace", "pod"];
+const BLOCK_LABELS: [&str; 10] =
+    ["container", "device", "id", "image", "major", "minor", "name", "namespace", "operation", "pod"];
 const FAILURE_LABELS: [&str; 8] = ["container", "failure_type", "id", "image", "name", "namespace", "pod", "scope"];
 const ULIMIT_LABELS: [&str; 7] = ["container", "id", "image", "name", "namespace", "pod", "ulimit"];
 const VERSION_LABELS: [&str; 5] =
@@ -33,6 +35,7 @@ pub fn render(text: &mut Text, groups: &[Group<'_>], extra: &Extra, at: i64) {
     limits(text, &pairs);
     memory(text, &pairs, at);
     processes(text, &pairs, at);
+    block_devices(text, &pairs, extra, at);
     disks_of_groups(text, &pairs, extra, at);
     if let Some(node) = groups.first() {
         disks_of_node(text, node, &extra.disks, at);
@@ -196,6 +199,23 @@ fn with_device<'a>(group: &Group<'a>, device: &'a str) -> [&'a str; 7] {
 
 type OfDisk = fn(&DiskCounts) -> u64;
 
+/// The bytes of container_fs_reads_bytes_total and its like once more, and those of devices without a name too.
+fn block_devices(text: &mut Text, pairs: &Pairs<'_>, extra: &Extra, at: i64) {
+    let points = pairs.iter().flat_map(|(group, details)| {
+        let [container, id, image, name, namespace, pod] = group.labels;
+        details.disks.iter().flat_map(move |(numbers, counts)| {
+            let device = extra.device_names.get(numbers).map_or("", String::as_str);
+            let (major, minor) = numbers.split_once(':').unwrap_or_default();
+            [("Read", counts.read_bytes), ("Write", counts.written_bytes)].map(|(operation, bytes)| Point {
+                labels: [container, device, id, image, major, minor, name, namespace, operation, pod],
+                value: bytes as f64,
+                at: Some(at),
+            })
+        })
+    });
+    text.family("container_blkio_device_usage_total", "counter", "Blkio Device bytes usage", BLOCK_LABELS, points);
+}
+
 fn disks_of_groups(text: &mut Text, pairs: &Pairs<'_>, extra: &Extra, at: i64) {
     const BYTES: [(&str, &str, OfDisk); 2] = [
         ("container_fs_reads_bytes_total", "Cumulative count of bytes read", |disk| disk.read_bytes),
@@ -284,4 +304,35 @@ pub fn version(text: &mut Text, facts: &MachineFacts) {
     let help = "A metric with a constant '1' value labeled by kernel version, OS version, docker version, cadvisor version & cadvisor revision.";
     let labels = ["", "", "", &*facts.kernel_version, &*facts.os_image];
     text.family("cadvisor_version_info", "gauge", help, VERSION_LABELS, [Point { labels, value: 1.0, at: None }]);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap};
+
+    use super::*;
+
+    #[test]
+    fn a_block_device_without_a_name_is_counted_too() {
+        let usage = cgroups::Usage::default();
+        let group = Group { labels: ["c", "/p", "i", "n", "ns", "pod"], usage: &usage, started: None, network: &[] };
+        let counts = DiskCounts { read_bytes: 5, written_bytes: 6, ..DiskCounts::default() };
+        let disks = BTreeMap::from([("254:0".to_owned(), counts), ("7:1".to_owned(), counts)]);
+        let device_names = HashMap::from([("254:0".to_owned(), "/dev/vda".to_owned())]);
+        let extra = Extra { device_names, ..Extra::default() };
+        let mut text = Text::default();
+        block_devices(&mut text, &[(&group, &Details { disks, ..Details::default() })], &extra, 7);
+        let text = text.finish();
+        let sample = |device: &str, numbers: &str, rest: &str| {
+            let labels = format!("container=\"c\",device=\"{device}\",id=\"/p\",image=\"i\",{numbers},name=\"n\"");
+            format!("container_blkio_device_usage_total{{{labels},namespace=\"ns\",{rest} 7")
+        };
+        let expected = [
+            sample("/dev/vda", "major=\"254\",minor=\"0\"", "operation=\"Read\",pod=\"pod\"} 5"),
+            sample("/dev/vda", "major=\"254\",minor=\"0\"", "operation=\"Write\",pod=\"pod\"} 6"),
+            sample("", "major=\"7\",minor=\"1\"", "operation=\"Read\",pod=\"pod\"} 5"),
+            sample("", "major=\"7\",minor=\"1\"", "operation=\"Write\",pod=\"pod\"} 6"),
+        ];
+        assert_eq!(text.lines().skip(2).collect::<Vec<_>>(), expected);
+    }
 }

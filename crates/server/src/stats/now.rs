@@ -212,7 +212,7 @@ fn octets(netstat: &str, name: &str) -> f64 {
     found.and_then(|(_, value)| value.parse().ok()).unwrap_or_default()
 }
 
-fn start_seconds() -> f64 {
+pub fn start_seconds() -> f64 {
     let since_boot = || {
         let stat = fields(&fs::read_to_string("/proc/self/stat").ok()?)?;
         Some(stat.get(19)? / rustix::param::clock_ticks_per_second() as f64)

@@ -5,12 +5,13 @@ use std::{
     time::Duration,
 };
 
-use cgroups::{Cgroups, Usage, Who};
+use cgroups::{Usage, Who};
 use pod::{ContainerState, Mono, PodKey, PodUid, time::Timestamp};
 
 use super::{
     machine::Machine,
     network::{self, Interface},
+    now,
     storage::Volumes,
     turns::Turns,
 };
@@ -32,10 +33,19 @@ pub struct Sample {
     pub node: Usage,
     pub network: Vec<Interface>,
     pub all_pods: Usage,
+    pub all_pods_since: Option<Timestamp>,
     pub kubepods_path: String,
-    /// Of the runtime's own processes, where it is known in which cgroup they are.
-    pub runtime: Option<Usage>,
+    /// The agent's own cgroup and the runtime's, as far as they are known and can be read.
+    pub systems: Vec<System>,
     pub pods: Vec<PodSample>,
+}
+
+/// A cgroup beside the pods, under the name that the summary has for it.
+#[derive(Debug)]
+pub struct System {
+    pub name: &'static str,
+    pub since: Option<Timestamp>,
+    pub usage: Usage,
 }
 
 #[derive(Debug)]
@@ -59,6 +69,8 @@ pub struct ContainerSample {
     pub image: String,
     pub started: Option<Timestamp>,
     pub path: String,
+    /// Not threads.
+    pub processes: u64,
     pub usage: Usage,
 }
 
@@ -104,6 +116,14 @@ impl Stats {
 
 fn read(deps: &ServerDeps) -> Sample {
     let usage = |who| deps.cgroups.usage(who).unwrap_or_default();
+    let since = |path: &str| Timestamp::try_from(deps.cgroups.created(path)?).ok();
+    let system = |name, path: &str, since: Option<Timestamp>| {
+        Some(System { name, since, usage: deps.cgroups.usage(Who::Path(path)).ok()? })
+    };
+    // Upstream shows the agent's own start here, not its cgroup's.
+    let kubelet = deps.cgroups.own_path().and_then(|path| system("kubelet", &path, started()));
+    let runtime = deps.runtime_cgroup.as_deref().and_then(|path| system("runtime", path, since(path)));
+    let kubepods_path = deps.cgroups.kubepods_path();
     Sample {
         at: deps.clock.wall(),
         mono: deps.clock.mono(),
@@ -111,10 +131,16 @@ fn read(deps: &ServerDeps) -> Sample {
         node: usage(Who::Node),
         network: network::of_process("self", MOST_NODE_INTERFACES),
         all_pods: usage(Who::AllPods),
-        kubepods_path: deps.cgroups.kubepods_path(),
-        runtime: deps.runtime_cgroup.as_deref().and_then(|path| deps.cgroups.usage(Who::Path(path)).ok()),
+        all_pods_since: since(&kubepods_path),
+        kubepods_path,
+        systems: kubelet.into_iter().chain(runtime).collect(),
         pods: deps.pods.list().iter().filter_map(|row| pod(deps, row)).collect(),
     }
+}
+
+/// Of this process.
+fn started() -> Option<Timestamp> {
+    Timestamp::from_second(now::start_seconds() as i64).ok()
 }
 
 /// None for a pod that has no cgroup: not started, or over.
@@ -126,13 +152,15 @@ fn pod(deps: &ServerDeps, row: &PodRow) -> Option<PodSample> {
     let running = containers.filter(|container| container.state == ContainerState::Running);
     let containers: Vec<_> = running
         .filter_map(|container| {
+            let path = deps.cgroups.container_path(uid, &container.id).ok()?;
             Some(ContainerSample {
                 name: container.name.clone(),
                 id: container.id.to_string(),
                 image: container.image.clone(),
                 started: container.started_at,
-                path: deps.cgroups.container_path(uid, &container.id).ok()?,
-                usage: container_usage(&deps.cgroups, uid, container)?,
+                processes: deps.cgroups.processes(&path),
+                usage: deps.cgroups.usage(Who::Path(&path)).ok()?,
+                path,
             })
         })
         .collect();
@@ -152,8 +180,4 @@ fn pod(deps: &ServerDeps, row: &PodRow) -> Option<PodSample> {
             .unwrap_or_default(),
         containers,
     })
-}
-
-fn container_usage(cgroups: &Cgroups, uid: &PodUid, container: &pod::ObservedContainer) -> Option<Usage> {
-    cgroups.usage(Who::Container(uid, &container.id)).ok()
 }

@@ -269,22 +269,26 @@ pub fn summary<'a>(
     let reading = Reading { time: shown(now.at), elapsed, all: file_systems.is_some() };
     let booted = now.at.checked_sub(jiff::SignedDuration::try_from(now.mono.0).unwrap_or_default()).unwrap_or(now.at);
     let capacity = now.machine.memory_bytes;
-    let system = |name, now, before| Container {
+    // Only the pods are bounded by what the node has for them.
+    let system = |name, since: Option<Timestamp>, now, before, most| Container {
         name,
-        start_time: None,
+        start_time: since.map(shown),
         cpu: reading.cpu(now, before),
-        memory: reading.memory(now, Some(capacity)),
+        memory: reading.memory(now, most),
         io: reading.io(now),
         rootfs: None,
         logs: None,
         swap: reading.swap(now, None),
     };
-    let kubepods = system("pods", &now.all_pods, before.map(|before| &before.all_pods));
-    let runtime = now.runtime.as_ref();
-    let runtime = runtime.map(|now| system("runtime", now, before.and_then(|before| before.runtime.as_ref())));
+    let all_pods = before.map(|before| &before.all_pods);
+    let kubepods = system("pods", now.all_pods_since, &now.all_pods, all_pods, Some(capacity));
+    let others = now.systems.iter().map(|now| {
+        let earlier = before.and_then(|before| before.systems.iter().find(|before| before.name == now.name));
+        system(now.name, now.since, &now.usage, earlier.map(|earlier| &earlier.usage), None)
+    });
     let node = Node {
         node_name,
-        system_containers: std::iter::once(kubepods).chain(runtime).collect(),
+        system_containers: std::iter::once(kubepods).chain(others).collect(),
         start_time: shown(booted),
         cpu: reading.cpu(&now.node, before.map(|before| &before.node)),
         memory: reading.memory(&now.node, Some(capacity)),
@@ -313,7 +317,7 @@ pub fn summary<'a>(
 
 /// Threads of the machine against the most there may be.
 fn rlimit(time: &str) -> Option<Rlimit> {
-    let maximum = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok()?.trim().parse().ok()?;
+    let maximum = i64::try_from(host::facts::most_processes()?).ok()?;
     let load = std::fs::read_to_string("/proc/loadavg").ok()?;
     let current = load.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()?;
     Some(Rlimit { time: time.to_owned(), maxpid: maximum, curproc: current })
@@ -340,9 +344,15 @@ fn pod_stats<'a>(
         network: reading.network(&pod.network),
         volume: stored.map(|stored| reading.volumes(stored)).unwrap_or_default(),
         ephemeral_storage: stored.and_then(|stored| ephemeral_storage(file_systems?, stored, pod)),
-        process_stats: pod.usage.pids.filter(|_| reading.all).map(|process_count| Processes { process_count }),
+        process_stats: processes(pod).filter(|_| reading.all),
         swap: reading.swap(&pod.usage, None),
     }
+}
+
+/// Without the sandbox's, and none of a pod in which nothing runs.
+fn processes(pod: &PodSample) -> Option<Processes> {
+    let process_count = pod.containers.iter().map(|container| container.processes).sum();
+    (!pod.containers.is_empty()).then_some(Processes { process_count })
 }
 
 /// On the node's own file system: the layers of what runs, logs, volumes.
@@ -468,9 +478,9 @@ fn traffic(interface: &Interface) -> Traffic<'_> {
 }
 
 fn psi(pressure: &Pressure) -> Psi {
-    // The API counts nanoseconds, the kernel microseconds.
+    // The API's documentation says nanoseconds; upstream passes the kernel's microseconds on as they are.
     let data = |stall: &Stall| PsiData {
-        total: stall.total.saturating_mul(1000),
+        total: stall.total,
         avg10: stall.avg10,
         avg60: stall.avg60,
         avg300: stall.avg300,
@@ -491,7 +501,80 @@ fn shown(time: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{machine::Machine, sample::System},
+        *,
+    };
+
+    fn sample() -> Sample {
+        Sample {
+            at: Timestamp::from_second(100).unwrap(),
+            mono: pod::Mono(Duration::from_secs(50)),
+            machine: Machine { memory_bytes: 1000, ..Machine::default() },
+            node: Usage::default(),
+            network: Vec::new(),
+            all_pods: Usage { memory: Some(MemoryUsage::default()), ..Usage::default() },
+            all_pods_since: Timestamp::from_second(60).ok(),
+            kubepods_path: "/kubepods".to_owned(),
+            systems: Vec::new(),
+            pods: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn system_containers_have_a_start_and_only_the_pods_a_bound() {
+        let system = |name| System {
+            name,
+            since: Timestamp::from_second(70).ok(),
+            usage: Usage { memory: Some(MemoryUsage::default()), ..Usage::default() },
+        };
+        let now = Sample { systems: vec![system("kubelet"), system("runtime")], ..sample() };
+        let shown = serde_json::to_value(summary("n", &now, None, None)).unwrap();
+        let shown: Vec<_> = shown["node"]["systemContainers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|system| {
+                let available = system["memory"].get("availableBytes").and_then(serde_json::Value::as_u64);
+                (system["name"].as_str().unwrap(), system["startTime"].as_str().unwrap(), available)
+            })
+            .collect();
+        let at = "1970-01-01T00:01:10Z";
+        let expected = [("pods", "1970-01-01T00:01:00Z", Some(1000)), ("kubelet", at, None), ("runtime", at, None)];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn pressure_is_counted_in_microseconds_as_upstream() {
+        let pressure = Pressure { some: Stall { total: 1234, ..Stall::default() }, ..Pressure::default() };
+        assert_eq!((psi(&pressure).some.total, psi(&pressure).full.total), (1234, 0));
+    }
+
+    #[test]
+    fn a_pod_has_the_processes_of_its_containers_without_the_sandbox() {
+        let container = |processes| ContainerSample {
+            name: "c".to_owned(),
+            id: "id".to_owned(),
+            image: String::new(),
+            started: None,
+            path: String::new(),
+            processes,
+            usage: Usage::default(),
+        };
+        let mut pod = PodSample {
+            uid: "u".into(),
+            shown_uid: "u".into(),
+            key: pod::PodKey::new("ns", "pod"),
+            started: None,
+            path: String::new(),
+            usage: Usage { pids: Some(40), ..Usage::default() },
+            network: Vec::new(),
+            containers: vec![container(2), container(1)],
+        };
+        assert_eq!(processes(&pod).map(|processes| processes.process_count), Some(3));
+        pod.containers.clear();
+        assert!(processes(&pod).is_none());
+    }
 
     #[test]
     fn a_rate_needs_two_readings_and_never_goes_back() {
