@@ -212,7 +212,10 @@ impl<V> Recent<V> {
         let mut ages: Vec<Used> = self.entries.values().map(|(used, _)| *used).collect();
         let middle = ages.len() / 2;
         let median = *ages.select_nth_unstable(middle).1;
-        self.entries.retain(|_, (used, _)| *used > median);
+        // Into a map of the same size: one from which many were removed grows though there is room.
+        let mut kept = HashMap::with_capacity(KEPT);
+        kept.extend(std::mem::take(&mut self.entries).into_iter().filter(|(_, (used, _))| *used > median));
+        self.entries = kept;
     }
 }
 
