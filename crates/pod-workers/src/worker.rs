@@ -13,6 +13,7 @@ use pod::{
     plan::{InFlight, Plan, PlanInput, Retry, SandboxStep, plan},
     reason,
     resize::ResizeReport,
+    status::is_finished,
 };
 use tokio::sync::watch;
 
@@ -216,6 +217,9 @@ impl Worker {
                 let deleted = self.desired.deletion_requested() || inbox.removed;
                 if deleted && !self.is_orphan() {
                     self.begin_termination(TerminationCause::Deleted, None);
+                } else if !self.desired.is_static() && is_finished(&self.desired) {
+                    // Ours comes only after the end: somebody else has declared the pod over.
+                    self.begin_termination(TerminationCause::Completed, None);
                 } else if let Some(end) = &inbox.end {
                     self.begin_termination(end.cause.clone(), end.grace);
                 } else {
