@@ -59,8 +59,10 @@ pub(crate) struct Worker {
     stage: Stage,
     /// The pod that its volumes were last made for.
     volumes_of: DesiredPod,
-    /// When the pod was first seen here, fixed once: later jumps of the wall clock do not count.
-    active_since: Mono,
+    /// When the worker began, and how long the pod had been here by then, fixed once: later jumps of the wall clock do
+    /// not count, and the pod may be older than the machine's boot.
+    began: Mono,
+    age_at_begin: Duration,
     /// A completed pod keeps its dead containers and its directory until it is deleted.
     keeps_remains: bool,
     /// A step was held back by the node's network.
@@ -117,7 +119,8 @@ impl Worker {
             pod_retry: None,
             pruning: Pruning::Idle,
             stage: Stage::Bare,
-            active_since: now.mono_of(first_seen),
+            began: now.mono,
+            age_at_begin: now.age_of(first_seen),
             keeps_remains: false,
             awaits_network: false,
             deadline: None,
@@ -241,7 +244,8 @@ impl Worker {
 
     fn check_active_deadline(&mut self) {
         let Some(secs) = self.desired.spec().active_deadline_seconds else { return };
-        let due = self.active_since + Duration::from_secs(secs.max(0) as u64);
+        let allowed = Duration::from_secs(secs.max(0) as u64);
+        let due = self.began + allowed.saturating_sub(self.age_at_begin);
         if due > self.parts.clock.mono() {
             return self.wake_by(due);
         }

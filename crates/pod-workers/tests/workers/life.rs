@@ -327,3 +327,14 @@ async fn the_echo_of_a_pods_own_end_changes_nothing() {
     assert_eq!((agent.status(&web), agent.life(&web)), (status, Some(Life::Gone)));
     assert!(machine.cri.call_log().len() < calls + 3, "{:?}", machine.cri.call_log());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_reboot_does_not_start_the_active_deadline_over() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let decades = 20 * 365 * 86_400; // no machine has been up for that long
+    let web = machine.create(web().spec(|s| s.active_deadline_seconds = Some(decades)));
+    agent.set(&machine.changed(&web, |object| object["status"]["startTime"] = json!("2001-01-01T00:00:00Z"))).await;
+    agent.until("the API knows", || machine.phase(&web) == "Failed").await;
+    assert_eq!(machine.object(&web).unwrap()["status"]["reason"], "DeadlineExceeded");
+}
