@@ -3,7 +3,11 @@
 //! Reads: desired pod, observed pod, probe results, node facts. Writes: its row of the view, its status.
 //! Wakes on: any of them changing, an action ending, the earliest of its own deadlines.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use pod::{
     ContainerId, ContainerState, DesiredPod, Life, Mono, ObservedPod, PodUid, ProbeResults, TerminationCause, Waiting,
@@ -25,6 +29,7 @@ use crate::{
     termination,
 };
 
+mod changes;
 mod publish;
 mod removal;
 mod resize;
@@ -48,6 +53,8 @@ pub(crate) struct Worker {
     probes: watch::Receiver<Arc<ProbeResults>>,
     tasks: Tasks,
     in_flight: InFlight,
+    /// Starts under way whose container has changed since: their failure says nothing of the new one.
+    outdated_starts: HashSet<String>,
     /// Stops that failed, and when they may be tried again; until then they count as under way.
     failed_stops: HashMap<ContainerId, Mono>,
     /// After a failure that concerns the sandbox or all containers: not before this time.
@@ -115,6 +122,7 @@ impl Worker {
             backoff: Backoff::new(limits),
             tasks: Tasks::default(),
             in_flight: InFlight::default(),
+            outdated_starts: HashSet::new(),
             failed_stops: HashMap::new(),
             pod_retry: None,
             pruning: Pruning::Idle,
@@ -186,6 +194,7 @@ impl Worker {
         self.awaits_network = false;
         let inbox = self.inbox.borrow_and_update().clone();
         self.heed_resize(&inbox);
+        self.forgive_changed(&inbox.desired);
         self.desired = inbox.desired.clone();
         self.turn_to_end(&inbox);
         self.begin_span();
@@ -265,6 +274,7 @@ impl Worker {
         let since = self.parts.clock.mono();
         self.tasks.abort_all();
         self.in_flight = InFlight::default();
+        self.outdated_starts.clear();
         self.resizer.abort();
         self.failed_stops.clear();
         self.stage = Stage::Bare;
@@ -571,10 +581,12 @@ impl Worker {
                 if !self.in_flight.starting.remove(&name) {
                     return; // given up while it was ending
                 }
+                let is_outdated = self.outdated_starts.remove(&name);
                 match result {
                     Ok(()) => {
                         self.report.waiting.remove(&name);
                     }
+                    Err(_) if is_outdated => {}
                     Err(failure) => {
                         let at = now + failure.retry_after.unwrap_or(RETRY);
                         self.report.waiting.insert(name.clone(), failure.waiting.clone());
