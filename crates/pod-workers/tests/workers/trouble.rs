@@ -1,6 +1,9 @@
 //! What fails is tried again, not too often, and holds nobody up who wants to go.
 
+use std::sync::Arc;
+
 use cri::Code;
+use node::NodeFacts;
 use pod::Life;
 use serde_json::json;
 use testing::{PodBuilder, pod};
@@ -252,4 +255,18 @@ async fn a_start_that_fails_after_a_change_of_the_image_does_not_hold_the_new_on
     agent.until("it says so", || agent.waits_for(&web).is_some_and(|r| r.starts_with("ErrImage"))).await;
     agent.set(&changed("nginx:3")).await;
     assert!(agent.until("it pulls the third", || machine.cri.calls("pull_image") >= 3).await < s(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_address_of_the_node_is_told_at_once() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    agent.set(&web).await;
+    agent.until_running(&web).await;
+    sleep(s(60)).await;
+    let moved = vec!["192.0.2.7".to_owned(), "2001:db8::7".to_owned()];
+    agent.facts.send_replace(Arc::new(NodeFacts { host_ips: moved, ..facts() }));
+    let ip = || agent.status(&web).and_then(|s| s.host_ip.clone());
+    assert!(agent.until("it is told", || ip().as_deref() == Some("192.0.2.7")).await < s(1));
 }
