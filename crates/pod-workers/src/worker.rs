@@ -3,7 +3,11 @@
 //! Reads: desired pod, observed pod, probe results, node facts. Writes: its row of the view, its status.
 //! Wakes on: any of them changing, an action ending, the earliest of its own deadlines.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use pod::{
     ContainerId, ContainerState, DesiredPod, Life, Mono, ObservedPod, PodUid, ProbeResults, TerminationCause, Waiting,
@@ -13,6 +17,7 @@ use pod::{
     plan::{InFlight, Plan, PlanInput, Retry, SandboxStep, plan},
     reason,
     resize::ResizeReport,
+    status::is_finished,
 };
 use tokio::sync::watch;
 
@@ -24,6 +29,8 @@ use crate::{
     termination,
 };
 
+mod addresses;
+mod changes;
 mod publish;
 mod removal;
 mod resize;
@@ -31,7 +38,7 @@ mod spans;
 mod step;
 mod volumes;
 
-use self::resize::Resizer;
+use self::{addresses::facts_that_matter, resize::Resizer};
 
 /// Time before a failed step is tried again, where nobody knows better.
 const RETRY: Duration = Duration::from_secs(10);
@@ -47,6 +54,8 @@ pub(crate) struct Worker {
     probes: watch::Receiver<Arc<ProbeResults>>,
     tasks: Tasks,
     in_flight: InFlight,
+    /// Starts under way whose container has changed since: their failure says nothing of the new one.
+    outdated_starts: HashSet<String>,
     /// Stops that failed, and when they may be tried again; until then they count as under way.
     failed_stops: HashMap<ContainerId, Mono>,
     /// After a failure that concerns the sandbox or all containers: not before this time.
@@ -58,8 +67,10 @@ pub(crate) struct Worker {
     stage: Stage,
     /// The pod that its volumes were last made for.
     volumes_of: DesiredPod,
-    /// When the pod was first seen here, fixed once: later jumps of the wall clock do not count.
-    active_since: Mono,
+    /// When the worker began, and how long the pod had been here by then, fixed once: later jumps of the wall clock do
+    /// not count, and the pod may be older than the machine's boot.
+    began: Mono,
+    age_at_begin: Duration,
     /// A completed pod keeps its dead containers and its directory until it is deleted.
     keeps_remains: bool,
     /// A step was held back by the node's network.
@@ -112,11 +123,13 @@ impl Worker {
             backoff: Backoff::new(limits),
             tasks: Tasks::default(),
             in_flight: InFlight::default(),
+            outdated_starts: HashSet::new(),
             failed_stops: HashMap::new(),
             pod_retry: None,
             pruning: Pruning::Idle,
             stage: Stage::Bare,
-            active_since: now.mono_of(first_seen),
+            began: now.mono,
+            age_at_begin: now.age_of(first_seen),
             keeps_remains: false,
             awaits_network: false,
             deadline: None,
@@ -163,12 +176,13 @@ impl Worker {
     async fn wait(&mut self) -> Wake {
         let clock = self.parts.clock;
         let wake_at = self.wake_at;
+        let told = self.told_addresses();
         tokio::select! {
             told = self.inbox.changed() => if told.is_ok() { Wake::Told } else { Wake::Shutdown },
             // A sender that is gone has nothing more to say: it may not wake for ever.
             Ok(()) = self.observed.changed() => Wake::Seen,
             Ok(()) = self.probes.changed() => Wake::Seen,
-            Ok(()) = self.parts.node.changed(), if self.awaits_network => Wake::Node,
+            Some(()) = facts_that_matter(&mut self.parts.node, self.awaits_network, told) => Wake::Node,
             Some(done) = self.tasks.next(), if !self.tasks.is_empty() => Wake::Done(done),
             () = clock.sleep_until(wake_at.unwrap_or_default()), if wake_at.is_some() => Wake::Due,
         }
@@ -182,6 +196,7 @@ impl Worker {
         self.awaits_network = false;
         let inbox = self.inbox.borrow_and_update().clone();
         self.heed_resize(&inbox);
+        self.forgive_changed(&inbox.desired);
         self.desired = inbox.desired.clone();
         self.turn_to_end(&inbox);
         self.begin_span();
@@ -216,6 +231,9 @@ impl Worker {
                 let deleted = self.desired.deletion_requested() || inbox.removed;
                 if deleted && !self.is_orphan() {
                     self.begin_termination(TerminationCause::Deleted, None);
+                } else if !self.desired.is_static() && is_finished(&self.desired) {
+                    // Ours comes only after the end: somebody else has declared the pod over.
+                    self.begin_termination(TerminationCause::Completed, None);
                 } else if let Some(end) = &inbox.end {
                     self.begin_termination(end.cause.clone(), end.grace);
                 } else {
@@ -237,7 +255,8 @@ impl Worker {
 
     fn check_active_deadline(&mut self) {
         let Some(secs) = self.desired.spec().active_deadline_seconds else { return };
-        let due = self.active_since + Duration::from_secs(secs.max(0) as u64);
+        let allowed = Duration::from_secs(secs.max(0) as u64);
+        let due = self.began + allowed.saturating_sub(self.age_at_begin);
         if due > self.parts.clock.mono() {
             return self.wake_by(due);
         }
@@ -257,6 +276,7 @@ impl Worker {
         let since = self.parts.clock.mono();
         self.tasks.abort_all();
         self.in_flight = InFlight::default();
+        self.outdated_starts.clear();
         self.resizer.abort();
         self.failed_stops.clear();
         self.stage = Stage::Bare;
@@ -563,10 +583,12 @@ impl Worker {
                 if !self.in_flight.starting.remove(&name) {
                     return; // given up while it was ending
                 }
+                let is_outdated = self.outdated_starts.remove(&name);
                 match result {
                     Ok(()) => {
                         self.report.waiting.remove(&name);
                     }
+                    Err(_) if is_outdated => {}
                     Err(failure) => {
                         let at = now + failure.retry_after.unwrap_or(RETRY);
                         self.report.waiting.insert(name.clone(), failure.waiting.clone());

@@ -46,7 +46,12 @@ impl Now {
     /// The monotonic time at which something happened that is known by wall time only (a runtime's
     /// `finishedAt`, say). Never in the future, so that a clock jump delays nothing by more than the jump seen now.
     pub fn mono_of(&self, wall: Timestamp) -> Mono {
-        let ago = self.wall.duration_since(wall);
-        self.mono - Duration::try_from(ago).unwrap_or_default()
+        self.mono - self.age_of(wall)
+    }
+
+    /// How long ago something happened that is known by wall time only, which may be before the machine's boot. Zero
+    /// for the future.
+    pub fn age_of(&self, wall: Timestamp) -> Duration {
+        Duration::try_from(self.wall.duration_since(wall)).unwrap_or_default()
     }
 }

@@ -17,7 +17,7 @@ impl Worker {
         let phase = |status: &PodStatus| status.phase.clone().unwrap_or_default();
         let before = self.status.as_deref().map(phase).unwrap_or_default();
         if phase(status) == "Running" && matches!(before.as_str(), "" | "Pending") {
-            metrics::pods::running(self.parts.clock.mono().since(self.active_since));
+            metrics::pods::running(self.age_at_begin + self.parts.clock.mono().since(self.began));
         }
     }
 

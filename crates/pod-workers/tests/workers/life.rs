@@ -312,3 +312,44 @@ async fn a_container_that_is_replaced_only_at_the_second_try_is_told_to_run_agai
     agent.until("the new one is told", || state().running.is_some()).await;
     assert_eq!((app().restart_count, app().ready), (1, true));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_somebody_else_declares_over_is_stopped() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    agent.set(&web).await;
+    agent.until_running(&web).await;
+    agent.until("the API knows", || machine.phase(&web) == "Running").await;
+    agent.set(&machine.changed(&web, |object| object["status"]["phase"] = json!("Failed"))).await;
+    agent.until("all is taken down", || agent.life(&web) == Some(Life::Gone)).await;
+    assert!(machine.cri.running().is_empty());
+    assert_eq!(machine.phase(&web), "Failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_echo_of_a_pods_own_end_changes_nothing() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web().restart(Restart::Never));
+    machine.cri.ends_after("app", s(5), 0);
+    agent.set(&web).await;
+    agent.until("the API knows", || machine.phase(&web) == "Succeeded").await;
+    agent.until("all is taken down", || agent.life(&web) == Some(Life::Gone)).await;
+    let (status, calls) = (agent.status(&web), machine.cri.call_log().len());
+    agent.set(&machine.changed(&web, |_| ())).await;
+    sleep(s(2)).await;
+    assert_eq!((agent.status(&web), agent.life(&web)), (status, Some(Life::Gone)));
+    assert!(machine.cri.call_log().len() < calls + 3, "{:?}", machine.cri.call_log());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reboot_does_not_start_the_active_deadline_over() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let decades = 20 * 365 * 86_400; // no machine has been up for that long
+    let web = machine.create(web().spec(|s| s.active_deadline_seconds = Some(decades)));
+    agent.set(&machine.changed(&web, |object| object["status"]["startTime"] = json!("2001-01-01T00:00:00Z"))).await;
+    agent.until("the API knows", || machine.phase(&web) == "Failed").await;
+    assert_eq!(machine.object(&web).unwrap()["status"]["reason"], "DeadlineExceeded");
+}

@@ -1,7 +1,11 @@
 //! What fails is tried again, not too often, and holds nobody up who wants to go.
 
+use std::sync::Arc;
+
 use cri::Code;
+use node::NodeFacts;
 use pod::Life;
+use serde_json::json;
 use testing::{PodBuilder, pod};
 use tokio::time::sleep;
 
@@ -238,4 +242,53 @@ async fn a_dead_sandbox_gives_its_address_back_before_a_new_one_takes_another() 
     let log = machine.cri.call_log();
     let at = |call: &str| log.iter().position(|c| c.starts_with(call));
     assert!(at("stop_podsandbox").is_some_and(|stop| stop < at("run_podsandbox").unwrap()), "{log:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_image_does_not_wait_for_the_one_before() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let crashing = machine.create(web());
+    machine.cri.ends_after("app", s(1), 1);
+    agent.set(&crashing).await;
+    let waits = |reason: &str| agent.waits_for(&crashing).as_deref() == Some(reason);
+    for starts in 2..5 {
+        agent.until("it runs again", || machine.cri.calls("start_container") == starts).await;
+        agent.until("it is held back", || waits("CrashLoopBackOff")).await;
+    }
+    let starts = machine.cri.calls("start_container");
+    agent.set(&machine.changed(&crashing, |o| o["spec"]["containers"][0]["image"] = json!("nginx:2"))).await;
+    assert!(agent.until("the new one starts", || machine.cri.calls("start_container") > starts).await < s(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_fails_after_a_change_of_the_image_does_not_hold_the_new_one_back() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    machine.cri.delay("pull_image", s(5));
+    machine.cri.fail_next("pull_image", Code::NotFound, "no such image");
+    agent.set(&web).await;
+    agent.until("it pulls", || machine.cri.calls("pull_image") == 1).await;
+    let changed = |image: &str| machine.changed(&web, |o| o["spec"]["containers"][0]["image"] = json!(image));
+    agent.set(&changed("nginx:2")).await;
+    assert!(agent.until("it pulls the new one", || machine.cri.calls("pull_image") == 2).await < s(6));
+    machine.cri.fail_next("pull_image", Code::NotFound, "no such image");
+    agent.until("it says so", || agent.waits_for(&web).is_some_and(|r| r.starts_with("ErrImage"))).await;
+    agent.set(&changed("nginx:3")).await;
+    assert!(agent.until("it pulls the third", || machine.cri.calls("pull_image") >= 3).await < s(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_address_of_the_node_is_told_at_once() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web());
+    agent.set(&web).await;
+    agent.until_running(&web).await;
+    sleep(s(60)).await;
+    let moved = vec!["192.0.2.7".to_owned(), "2001:db8::7".to_owned()];
+    agent.facts.send_replace(Arc::new(NodeFacts { host_ips: moved, ..facts() }));
+    let ip = || agent.status(&web).and_then(|s| s.host_ip.clone());
+    assert!(agent.until("it is told", || ip().as_deref() == Some("192.0.2.7")).await < s(1));
 }
