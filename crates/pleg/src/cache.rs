@@ -6,7 +6,7 @@ use std::{
 };
 
 use cri::Detail;
-use pod::{ContainerId, ObservedPod, PodKey, PodUid};
+use pod::{ContainerId, ContainerState, ObservedPod, PodKey, PodUid};
 use tokio::sync::watch;
 
 /// The number of a look at the runtime, given when it begins.
@@ -26,13 +26,83 @@ pub(crate) struct Cache {
 
 struct Entry {
     wanted: bool,
-    /// Its version is the look that it was seen by.
+    /// Its version is the newest look of which it shows anything.
     picture: watch::Sender<Arc<ObservedPod>>,
+    /// The look that the whole of it was seen by.
+    whole: Look,
+    /// Containers and sandboxes that were looked at alone, by looks begun after that one.
+    parts: Vec<(Look, String)>,
 }
 
 impl Entry {
     fn current(&self) -> Arc<ObservedPod> {
         self.picture.borrow().clone()
+    }
+
+    /// Puts the picture in place unless there is a newer one; wakes subscribers only if it differs. Returns whether it
+    /// does. Parts that were seen by newer looks stay: an answer that was long under way does not know them yet, but may
+    /// know of an end that no part shows.
+    fn replace(&mut self, look: Look, mut pod: ObservedPod) -> bool {
+        if self.whole >= look {
+            return false;
+        }
+        self.whole = look;
+        self.parts.retain(|(seen, _)| *seen > look);
+        let current = self.current();
+        for part in self.parts.iter().filter_map(|(_, id)| part_of(&current, id)) {
+            put(part, &mut pod);
+        }
+        if pod.key.name.is_empty() {
+            pod.key = current.key.clone();
+        }
+        self.publish(look, pod)
+    }
+
+    /// As `replace`, for a part alone.
+    fn amend(&mut self, look: Look, part: Detail) -> bool {
+        let id = id_of(&part);
+        if self.whole >= look || self.parts.iter().any(|(seen, known)| known == id && *seen > look) {
+            return false;
+        }
+        self.parts.retain(|(_, known)| known != id);
+        self.parts.push((look, id.to_owned()));
+        let mut pod = (*self.current()).clone();
+        put(part, &mut pod);
+        self.publish(look, pod)
+    }
+
+    fn publish(&self, look: Look, mut pod: ObservedPod) -> bool {
+        self.picture.send_if_modified(|current| {
+            pod.version = look.max(current.version);
+            let changed = !is_same(current, &pod) || current.version == 0;
+            *current = Arc::new(pod);
+            changed
+        })
+    }
+}
+
+fn id_of(part: &Detail) -> &str {
+    match part {
+        Detail::Sandbox(sandbox) => sandbox.id.as_str(),
+        Detail::Container(container) => container.id.as_str(),
+    }
+}
+
+fn part_of(pod: &ObservedPod, id: &str) -> Option<Detail> {
+    let container = pod.containers.iter().find(|c| c.id.as_str() == id);
+    let sandbox = || pod.sandboxes.iter().find(|s| s.id.as_str() == id);
+    container.map(|c| Detail::Container(Box::new(c.clone()))).or_else(|| sandbox().map(|s| Detail::Sandbox(s.clone())))
+}
+
+/// What is shown to have ended stays so, whichever of two looks under way at once was answered first.
+fn put(part: Detail, pod: &mut ObservedPod) {
+    let ended = match part_of(pod, id_of(&part)) {
+        Some(Detail::Sandbox(sandbox)) => !sandbox.ready,
+        Some(Detail::Container(container)) => container.state == ContainerState::Exited,
+        None => false,
+    };
+    if !ended {
+        part.put_into(pod);
     }
 }
 
@@ -115,26 +185,29 @@ impl Cache {
         let key = pod.key.clone();
         self.unread.remove(&uid);
         let entry = self.entry(&uid, &key);
-        let changed = replace(&entry.picture, look, pod);
+        let changed = entry.replace(look, pod);
         let (current, wanted) = (entry.current(), entry.wanted);
+        self.tell(changed, wanted);
+        current
+    }
+
+    /// A part of one pod was looked at; the rest is as it was. None where no picture stands that it could be a part of.
+    pub fn amend(&mut self, look: Look, uid: &PodUid, part: Detail) -> Option<Arc<ObservedPod>> {
+        let entry = self.pods.get_mut(uid).filter(|entry| entry.whole > 0)?;
+        let changed = entry.amend(look, part);
+        let (current, wanted) = (entry.current(), entry.wanted);
+        self.tell(changed, wanted);
+        Some(current)
+    }
+
+    /// One pod's picture was put in place.
+    fn tell(&self, changed: bool, wanted: bool) {
         if changed {
             self.changes.send_replace(());
         }
         if changed && !wanted {
             self.publish_orphans();
         }
-        current
-    }
-
-    /// A part of one pod was looked at; the rest is as it was. None where no picture stands that it could be a part of.
-    pub fn amend(&mut self, look: Look, uid: &PodUid, part: Detail) -> Option<Arc<ObservedPod>> {
-        let known = self.current(uid).filter(|pod| pod.version > 0)?;
-        if known.version > look {
-            return Some(known);
-        }
-        let mut pod = (*known).clone();
-        part.put_into(&mut pod);
-        Some(self.apply(look, pod))
     }
 
     /// All pods were looked at. What is neither in `pods` nor `unreadable` is not there.
@@ -143,14 +216,14 @@ impl Cache {
         let mut changed = false;
         for pod in pods {
             let (uid, key) = (pod.uid.clone(), pod.key.clone());
-            changed |= replace(&self.entry(&uid, &key).picture, look, pod);
+            changed |= self.entry(&uid, &key).replace(look, pod);
         }
         self.pods.retain(|uid, entry| {
             if there.contains(uid) || unreadable.contains(uid) {
                 return true;
             }
             let key = entry.picture.borrow().key.clone();
-            changed |= replace(&entry.picture, look, ObservedPod::empty(uid.clone(), key));
+            changed |= entry.replace(look, ObservedPod::empty(uid.clone(), key));
             let current = entry.picture.borrow();
             entry.wanted || !is_empty(&current) || current.version > look
         });
@@ -178,6 +251,8 @@ impl Cache {
                 version,
                 ..ObservedPod::empty(uid.clone(), key.clone())
             })),
+            whole: version,
+            parts: Vec::new(),
         })
     }
 
@@ -193,22 +268,6 @@ impl Cache {
     }
 }
 
-/// Puts the picture in place unless there is a newer one; wakes subscribers only if it differs. Returns whether it does.
-fn replace(picture: &watch::Sender<Arc<ObservedPod>>, look: Look, mut pod: ObservedPod) -> bool {
-    picture.send_if_modified(|current| {
-        if current.version >= look {
-            return false;
-        }
-        if pod.key.name.is_empty() {
-            pod.key = current.key.clone();
-        }
-        pod.version = look;
-        let changed = !is_same(current, &pod) || current.version == 0;
-        *current = Arc::new(pod);
-        changed
-    })
-}
-
 fn is_empty(pod: &ObservedPod) -> bool {
     pod.sandboxes.is_empty() && pod.containers.is_empty()
 }
@@ -220,7 +279,7 @@ fn is_same(a: &ObservedPod, b: &ObservedPod) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use pod::ObservedSandbox;
+    use pod::{ObservedContainer, ObservedSandbox};
 
     use super::*;
 
@@ -282,6 +341,90 @@ mod tests {
         assert_eq!((ids(&amended), amended.version), (vec!["s2", "s1"], part_look));
         cache.apply(newer, web(&["s3"]));
         assert_eq!(ids(&cache.amend(part_look, &uid, part("s2")).unwrap()), ["s3"]);
+    }
+
+    fn container(id: &str, state: ContainerState) -> ObservedContainer {
+        ObservedContainer {
+            id: id.into(),
+            sandbox_id: "s1".into(),
+            name: id.to_owned(),
+            restart_count: 0,
+            state,
+            image: String::new(),
+            image_id: String::new(),
+            created_at: Default::default(),
+            started_at: None,
+            finished_at: None,
+            exit_code: 0,
+            reason: String::new(),
+            message: String::new(),
+            annotations: Default::default(),
+            mounts: vec![],
+            user: None,
+            resources: None,
+            log_path: String::new(),
+        }
+    }
+    fn with(containers: &[(&str, ContainerState)]) -> ObservedPod {
+        let containers = containers.iter().map(|(id, state)| container(id, *state)).collect();
+        ObservedPod { containers, ..web(&["s1"]) }
+    }
+    fn part(id: &str, state: ContainerState) -> Detail {
+        Detail::Container(Box::new(container(id, state)))
+    }
+    fn states(pod: &ObservedPod) -> Vec<(&str, ContainerState)> {
+        let mut all: Vec<_> = pod.containers.iter().map(|c| (c.id.as_str(), c.state)).collect();
+        all.sort_by_key(|(id, _)| *id);
+        all
+    }
+
+    #[test]
+    fn a_part_does_not_hide_what_an_earlier_look_at_the_whole_finds() {
+        use ContainerState::{Exited, Running};
+        let mut cache = Cache::default();
+        let mut rx = subscribe(&mut cache);
+        let look = cache.begin_look();
+        cache.apply(look, with(&[("a", Running)]));
+        let (whole, of_b) = (cache.begin_look(), cache.begin_look());
+        cache.amend(of_b, &"web".into(), part("b", Running)).unwrap();
+        rx.mark_unchanged();
+        let found = cache.apply(whole, with(&[("a", Exited)]));
+        assert_eq!(states(&found), [("a", Exited), ("b", Running)]);
+        assert!(rx.has_changed().unwrap());
+        assert_eq!(rx.borrow().version, of_b);
+        let (sweep, of_c) = (cache.begin_look(), cache.begin_look());
+        cache.amend(of_c, &"web".into(), part("c", Running)).unwrap();
+        cache.apply_all(sweep, vec![with(&[("a", Exited), ("b", Exited)])], &HashSet::new());
+        assert_eq!(states(&rx.borrow()), [("a", Exited), ("b", Exited), ("c", Running)]);
+        let look = cache.begin_look();
+        cache.apply(look, with(&[("b", Exited)]));
+        assert_eq!(states(&rx.borrow()), [("b", Exited)], "a newer look at the whole shows all there is");
+    }
+
+    #[test]
+    fn parts_may_come_in_any_order() {
+        use ContainerState::Running;
+        let mut cache = Cache::default();
+        let _rx = subscribe(&mut cache);
+        let look = cache.begin_look();
+        cache.apply(look, with(&[]));
+        let (of_a, of_b) = (cache.begin_look(), cache.begin_look());
+        cache.amend(of_b, &"web".into(), part("b", Running)).unwrap();
+        let pod = cache.amend(of_a, &"web".into(), part("a", Running)).unwrap();
+        assert_eq!((states(&pod), pod.version), (vec![("a", Running), ("b", Running)], of_b));
+    }
+
+    #[test]
+    fn what_has_ended_runs_for_no_part_that_comes_late() {
+        use ContainerState::{Exited, Running};
+        let mut cache = Cache::default();
+        let _rx = subscribe(&mut cache);
+        let look = cache.begin_look();
+        cache.apply(look, with(&[]));
+        let (whole, of_a, again) = (cache.begin_look(), cache.begin_look(), cache.begin_look());
+        cache.amend(of_a, &"web".into(), part("a", Running)).unwrap();
+        assert_eq!(states(&cache.apply(whole, with(&[("a", Exited)]))), [("a", Exited)]);
+        assert_eq!(states(&cache.amend(again, &"web".into(), part("a", Running)).unwrap()), [("a", Exited)]);
     }
 
     #[test]
