@@ -472,13 +472,9 @@ fn traffic(interface: &Interface) -> Traffic<'_> {
 }
 
 fn psi(pressure: &Pressure) -> Psi {
-    // The API counts nanoseconds, the kernel microseconds.
-    let data = |stall: &Stall| PsiData {
-        total: stall.total.saturating_mul(1000),
-        avg10: stall.avg10,
-        avg60: stall.avg60,
-        avg300: stall.avg300,
-    };
+    // The API's documentation says nanoseconds; upstream passes the kernel's microseconds on as they are.
+    let data =
+        |stall: &Stall| PsiData { total: stall.total, avg10: stall.avg10, avg60: stall.avg60, avg300: stall.avg300 };
     Psi { full: data(&pressure.full), some: data(&pressure.some) }
 }
 
@@ -536,6 +532,12 @@ mod tests {
         let at = "1970-01-01T00:01:10Z";
         let expected = [("pods", "1970-01-01T00:01:00Z", Some(1000)), ("kubelet", at, None), ("runtime", at, None)];
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn pressure_is_counted_in_microseconds_as_upstream() {
+        let pressure = Pressure { some: Stall { total: 1234, ..Stall::default() }, ..Pressure::default() };
+        assert_eq!((psi(&pressure).some.total, psi(&pressure).full.total), (1234, 0));
     }
 
     #[test]
