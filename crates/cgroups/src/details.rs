@@ -111,6 +111,12 @@ pub(crate) fn created_at(hierarchies: &Hierarchies, path: &str) -> Option<System
     created(&below(hierarchies.of("cpu").ok()?, path), hierarchies.version() == Version::V2)
 }
 
+/// How many [`Held`] would name.
+pub(crate) fn processes(hierarchies: &Hierarchies, path: &str) -> u64 {
+    let list = hierarchies.of("memory").ok().map(|mount| below(mount, path).join("cgroup.procs"));
+    list.and_then(|list| fs::read_to_string(list).ok()).map_or(0, |list| list.lines().count() as u64)
+}
+
 /// The directory's own time changes with its children; that of this file does not.
 fn created(dir: &Path, v2: bool) -> Option<SystemTime> {
     let steady = dir.join(if v2 { "cgroup.events" } else { "cgroup.clone_children" });

@@ -187,6 +187,11 @@ impl Cgroups {
         files::first_process(&self.shared.hierarchies, path)
     }
 
+    /// How many processes are right in the cgroup at that path below the hierarchies.
+    pub fn processes(&self, path: &str) -> u64 {
+        details::processes(&self.shared.hierarchies, path)
+    }
+
     /// A pod's path below the hierarchies, whatever its QoS class is.
     pub fn pod_path(&self, uid: &PodUid) -> Result<String> {
         let found = self.pod_names(uid).map(|name| self.path(&name)).find(|path| self.is_anywhere(path));

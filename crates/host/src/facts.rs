@@ -47,7 +47,7 @@ impl MachineFacts {
             memory_bytes: meminfo_bytes(&meminfo, "MemTotal"),
             swap_bytes: meminfo_bytes(&meminfo, "SwapTotal"),
             hugepages: hugepages(Path::new("/sys/kernel/mm/hugepages")),
-            max_pids: max_pids(&text("/proc/sys/kernel/pid_max"), &text("/proc/sys/kernel/threads-max")),
+            max_pids: most_processes(),
         }
     }
 
@@ -55,6 +55,11 @@ impl MachineFacts {
     pub fn hugepage_bytes(&self) -> u64 {
         self.hugepages.iter().map(|h| h.page_size.saturating_mul(h.pages)).sum()
     }
+}
+
+/// Greatest number of processes and threads that the kernel allows now.
+pub fn most_processes() -> Option<u64> {
+    max_pids(&text("/proc/sys/kernel/pid_max"), &text("/proc/sys/kernel/threads-max"))
 }
 
 /// The kernel's host name, lowercase and trimmed, as node names are.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use cgroups::{Cgroups, Usage, Who};
+use cgroups::{Usage, Who};
 use pod::{ContainerState, Mono, PodKey, PodUid, time::Timestamp};
 
 use super::{
@@ -69,6 +69,8 @@ pub struct ContainerSample {
     pub image: String,
     pub started: Option<Timestamp>,
     pub path: String,
+    /// Not threads.
+    pub processes: u64,
     pub usage: Usage,
 }
 
@@ -150,13 +152,15 @@ fn pod(deps: &ServerDeps, row: &PodRow) -> Option<PodSample> {
     let running = containers.filter(|container| container.state == ContainerState::Running);
     let containers: Vec<_> = running
         .filter_map(|container| {
+            let path = deps.cgroups.container_path(uid, &container.id).ok()?;
             Some(ContainerSample {
                 name: container.name.clone(),
                 id: container.id.to_string(),
                 image: container.image.clone(),
                 started: container.started_at,
-                path: deps.cgroups.container_path(uid, &container.id).ok()?,
-                usage: container_usage(&deps.cgroups, uid, container)?,
+                processes: deps.cgroups.processes(&path),
+                usage: deps.cgroups.usage(Who::Path(&path)).ok()?,
+                path,
             })
         })
         .collect();
@@ -176,8 +180,4 @@ fn pod(deps: &ServerDeps, row: &PodRow) -> Option<PodSample> {
             .unwrap_or_default(),
         containers,
     })
-}
-
-fn container_usage(cgroups: &Cgroups, uid: &PodUid, container: &pod::ObservedContainer) -> Option<Usage> {
-    cgroups.usage(Who::Container(uid, &container.id)).ok()
 }

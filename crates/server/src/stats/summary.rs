@@ -317,7 +317,7 @@ pub fn summary<'a>(
 
 /// Threads of the machine against the most there may be.
 fn rlimit(time: &str) -> Option<Rlimit> {
-    let maximum = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok()?.trim().parse().ok()?;
+    let maximum = i64::try_from(host::facts::most_processes()?).ok()?;
     let load = std::fs::read_to_string("/proc/loadavg").ok()?;
     let current = load.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()?;
     Some(Rlimit { time: time.to_owned(), maxpid: maximum, curproc: current })
@@ -344,9 +344,15 @@ fn pod_stats<'a>(
         network: reading.network(&pod.network),
         volume: stored.map(|stored| reading.volumes(stored)).unwrap_or_default(),
         ephemeral_storage: stored.and_then(|stored| ephemeral_storage(file_systems?, stored, pod)),
-        process_stats: pod.usage.pids.filter(|_| reading.all).map(|process_count| Processes { process_count }),
+        process_stats: processes(pod).filter(|_| reading.all),
         swap: reading.swap(&pod.usage, None),
     }
+}
+
+/// Without the sandbox's, and none of a pod in which nothing runs.
+fn processes(pod: &PodSample) -> Option<Processes> {
+    let process_count = pod.containers.iter().map(|container| container.processes).sum();
+    (!pod.containers.is_empty()).then_some(Processes { process_count })
 }
 
 /// On the node's own file system: the layers of what runs, logs, volumes.
@@ -538,6 +544,32 @@ mod tests {
     fn pressure_is_counted_in_microseconds_as_upstream() {
         let pressure = Pressure { some: Stall { total: 1234, ..Stall::default() }, ..Pressure::default() };
         assert_eq!((psi(&pressure).some.total, psi(&pressure).full.total), (1234, 0));
+    }
+
+    #[test]
+    fn a_pod_has_the_processes_of_its_containers_without_the_sandbox() {
+        let container = |processes| ContainerSample {
+            name: "c".to_owned(),
+            id: "id".to_owned(),
+            image: String::new(),
+            started: None,
+            path: String::new(),
+            processes,
+            usage: Usage::default(),
+        };
+        let mut pod = PodSample {
+            uid: "u".into(),
+            shown_uid: "u".into(),
+            key: pod::PodKey::new("ns", "pod"),
+            started: None,
+            path: String::new(),
+            usage: Usage { pids: Some(40), ..Usage::default() },
+            network: Vec::new(),
+            containers: vec![container(2), container(1)],
+        };
+        assert_eq!(processes(&pod).map(|processes| processes.process_count), Some(3));
+        pod.containers.clear();
+        assert!(processes(&pod).is_none());
     }
 
     #[test]
