@@ -165,8 +165,13 @@ fn pod(deps: &ServerDeps, row: &PodRow) -> Option<PodSample> {
         })
         .collect();
     let own_network = row.desired.spec().host_network != Some(true);
-    // All containers of a pod share one network.
-    let process = containers.iter().filter(|_| own_network).find_map(|container| deps.cgroups.process(&container.path));
+    // The containers of a pod share their sandbox's network, which stays while they come and go; not every runtime has a
+    // process in the sandbox.
+    let ready = observed.iter().flat_map(|pod| &pod.sandboxes).filter(|sandbox| sandbox.ready && own_network);
+    let process = ready.max_by_key(|sandbox| sandbox.attempt).and_then(|sandbox| {
+        let of_container = || containers.iter().find_map(|container| deps.cgroups.process(&container.path));
+        deps.cgroups.sandbox_process(uid, &sandbox.id).or_else(of_container)
+    });
     let status = row.status.as_deref().or(row.desired.pod.status.as_ref());
     Some(PodSample {
         uid: uid.clone(),
