@@ -32,7 +32,7 @@ pub use hierarchy::{Hierarchies, Version};
 pub use limits::{Limits, shares_to_weight, weight_to_shares};
 pub use name::CgroupName;
 pub use node::{Amount, NodeResources, Reserved};
-use pod::{ContainerId, PodUid, memory_qos::MemoryQos};
+use pod::{ContainerId, PodUid, SandboxId, memory_qos::MemoryQos};
 pub use pods::EnforcedLimits;
 pub use usage::{MemoryUsage, Pressure, Stall, Throttling, Usage};
 
@@ -200,13 +200,22 @@ impl Cgroups {
 
     /// Runtimes name it by the id alone or as `cri-containerd-ID.scope` and the like.
     pub fn container_path(&self, uid: &PodUid, id: &ContainerId) -> Result<String> {
+        self.path_in_pod(uid, id.as_str())
+    }
+
+    /// Any process right in the sandbox's own cgroup: it runs also while no container does.
+    pub fn sandbox_process(&self, uid: &PodUid, id: &SandboxId) -> Option<u32> {
+        self.process(&self.path_in_pod(uid, id.as_str()).ok()?)
+    }
+
+    fn path_in_pod(&self, uid: &PodUid, id: &str) -> Result<String> {
         let pod = self.pod_path(uid)?;
         let direct = format!("{pod}/{id}");
         if self.is_anywhere(&direct) {
             return Ok(direct);
         }
         let children = files::child_names(&self.shared.hierarchies, &pod);
-        let found = children.into_iter().find(|name| name.contains(id.as_str()));
+        let found = children.into_iter().find(|name| name.contains(id));
         found.map(|name| format!("{pod}/{name}")).ok_or_else(|| Error::Missing { name: direct })
     }
 

@@ -53,6 +53,18 @@ fn the_runtime_is_told_the_parent_as_its_driver_wants_it() {
     assert_eq!(without.cgroup_parent(&guaranteed), "");
 }
 
+#[test]
+fn a_sandbox_has_a_process_though_no_container_runs() {
+    let root = tempfile::tempdir().unwrap();
+    let sandbox = root.path().join("kubepods/podu-1/cri-containerd-s-1.scope");
+    fs::create_dir_all(&sandbox).unwrap();
+    fs::write(sandbox.join("cgroup.procs"), "77\n").unwrap();
+    let hierarchies = Hierarchies::V2 { root: root.path().to_owned(), controllers: Default::default() };
+    let cgroups = Cgroups::on(Config::default(), hierarchies).unwrap();
+    assert_eq!(cgroups.sandbox_process(&"u-1".into(), &"s-1".into()), Some(77));
+    assert_eq!(cgroups.sandbox_process(&"u-1".into(), &"s-2".into()), None);
+}
+
 fn node() -> NodeResources {
     let capacity = Amount { milli_cpu: 2000, memory: 4 << 30, pids: Some(4096) };
     NodeResources { capacity, reserved: Amount { milli_cpu: 1000, memory: 1 << 30, ..Amount::default() } }

@@ -1,6 +1,7 @@
 //! What the node and its pods use: `/stats/summary`, `/metrics/cadvisor`, `/metrics/resource`; and the agent's own series.
 //!
-//! Read from the cgroups when asked, at most once a second; nothing is sampled in between.
+//! Read from the cgroups when asked, at most once a second, but for a second reading where a rate needs one; nothing is
+//! sampled in between.
 
 mod cadvisor;
 mod cadvisor_details;
@@ -15,7 +16,7 @@ mod storage;
 mod summary;
 mod turns;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use host::MachineFacts;
 use http::{Method, StatusCode};
@@ -27,10 +28,12 @@ use crate::{
     reply::{self, Reply},
 };
 use cadvisor_details::Extra;
-use sample::Sample;
+use sample::Pair;
 pub use sample::Stats;
 
 const MOST_FORM_BYTES: usize = 4096;
+/// Two samples for one answer.
+const APART: Duration = Duration::from_millis(100);
 
 pub async fn summary(context: &Arc<Context>, call: Call) -> Reply {
     let mut only_cpu_and_memory = call.query().first("only_cpu_and_memory") == Some("true");
@@ -41,7 +44,7 @@ pub async fn summary(context: &Arc<Context>, call: Call) -> Reply {
         let form = Query::parse(std::str::from_utf8(&form).ok());
         only_cpu_and_memory |= form.first("only_cpu_and_memory") == Some("true");
     }
-    match samples(context).await {
+    match samples_with_rates(context).await {
         Ok((now, before)) => {
             let file_systems = if only_cpu_and_memory { None } else { Some(summary::file_systems(context).await) };
             reply::json(&summary::summary(&context.config.node_name, &now, before.as_deref(), file_systems.as_ref()))
@@ -82,10 +85,22 @@ pub async fn resource(context: &Arc<Context>) -> Reply {
 }
 
 /// The sample of this second, and an earlier one for rates.
-async fn samples(context: &Arc<Context>) -> Result<(Arc<Sample>, Option<Arc<Sample>>), Reply> {
+async fn samples(context: &Arc<Context>) -> Result<Pair, Reply> {
     let reader = context.clone();
     // Cgroup files are read by blocking calls.
     let read = context.stats.samples.take(move || reader.stats.current(&reader.deps));
+    read.await.map_err(|_| failed())
+}
+
+/// Who asks for the first time, or seldom, waits for a second sample.
+async fn samples_with_rates(context: &Arc<Context>) -> Result<Pair, Reply> {
+    let (now, before) = samples(context).await?;
+    if sample::has_rates(now.mono, before.as_ref().map(|before| before.mono)) {
+        return Ok((now, before));
+    }
+    tokio::time::sleep(APART).await;
+    let reader = context.clone();
+    let read = context.stats.samples.take(move || reader.stats.after(&now, &reader.deps));
     read.await.map_err(|_| failed())
 }
 

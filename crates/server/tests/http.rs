@@ -54,6 +54,7 @@ async fn an_admin_reads_and_wrong_methods_say_what_is_right() {
     let summary = node.as_user("admin", "GET", "/stats/summary?only_cpu_and_memory=true").await;
     assert!(summary.text.contains("\"nodeName\":\"node-1\""), "{}", summary.text);
     assert!(summary.text.contains("\"name\":\"runtime\",\"startTime\""), "{}", summary.text);
+    assert!(summary.text.contains("\"usageNanoCores\""), "the first answer has rates: {}", summary.text);
     let machine = node.as_user("admin", "GET", "/metrics/cadvisor").await;
     assert!(machine.text.contains("machine_cpu_cores{"), "{}", machine.text);
 }

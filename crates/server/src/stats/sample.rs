@@ -18,6 +18,8 @@ use super::{
 use crate::{PodRow, ServerDeps};
 
 const FRESH: Duration = Duration::from_secs(1);
+/// A rate over more than that says nothing of now.
+const STALE: Duration = Duration::from_secs(30);
 /// A rate over less than that says little.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
 
@@ -80,6 +82,14 @@ impl Sample {
     }
 }
 
+/// A sample, and the one before it where there is one.
+pub type Pair = (Arc<Sample>, Option<Arc<Sample>>);
+
+/// Whether the earlier of the two tells what is used now.
+pub fn has_rates(now: Mono, before: Option<Mono>) -> bool {
+    before.is_some_and(|before| now.since(before) <= STALE)
+}
+
 /// The last samples.
 #[derive(Default)]
 pub struct Stats {
@@ -99,7 +109,7 @@ struct Kept {
 
 impl Stats {
     /// Blocking reads, under a lock so that many scrapers cost one reading.
-    pub fn current(&self, deps: &ServerDeps) -> (Arc<Sample>, Option<Arc<Sample>>) {
+    pub fn current(&self, deps: &ServerDeps) -> Pair {
         let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let now = deps.clock.mono();
         if let Some(current) = kept.current.as_ref().filter(|current| now.since(current.mono) < FRESH) {
@@ -111,6 +121,18 @@ impl Stats {
             kept.before = previous;
         }
         (sample, kept.before.clone())
+    }
+
+    /// As `current`, but with a sample made after `first`, against which there are rates at once.
+    pub fn after(&self, first: &Arc<Sample>, deps: &ServerDeps) -> Pair {
+        let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Who else waited may have read it.
+        if let Some(current) = kept.current.as_ref().filter(|current| current.mono > first.mono) {
+            return (current.clone(), kept.before.clone());
+        }
+        let sample = Arc::new(read(deps));
+        *kept = Kept { current: Some(sample.clone()), before: Some(first.clone()) };
+        (sample, Some(first.clone()))
     }
 }
 
@@ -165,8 +187,13 @@ fn pod(deps: &ServerDeps, row: &PodRow) -> Option<PodSample> {
         })
         .collect();
     let own_network = row.desired.spec().host_network != Some(true);
-    // All containers of a pod share one network.
-    let process = containers.iter().filter(|_| own_network).find_map(|container| deps.cgroups.process(&container.path));
+    // The containers of a pod share their sandbox's network, which stays while they come and go; not every runtime has a
+    // process in the sandbox.
+    let ready = observed.iter().flat_map(|pod| &pod.sandboxes).filter(|sandbox| sandbox.ready && own_network);
+    let process = ready.max_by_key(|sandbox| sandbox.attempt).and_then(|sandbox| {
+        let of_container = || containers.iter().find_map(|container| deps.cgroups.process(&container.path));
+        deps.cgroups.sandbox_process(uid, &sandbox.id).or_else(of_container)
+    });
     let status = row.status.as_deref().or(row.desired.pod.status.as_ref());
     Some(PodSample {
         uid: uid.clone(),
@@ -180,4 +207,17 @@ fn pod(deps: &ServerDeps, row: &PodRow) -> Option<PodSample> {
             .unwrap_or_default(),
         containers,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_of_now_needs_a_sample_of_the_last_half_minute() {
+        let at = |seconds| Mono(Duration::from_secs(seconds));
+        assert!(has_rates(at(100), Some(at(70))));
+        assert!(!has_rates(at(101), Some(at(70))));
+        assert!(!has_rates(at(100), None));
+    }
 }

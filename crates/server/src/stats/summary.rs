@@ -479,12 +479,8 @@ fn traffic(interface: &Interface) -> Traffic<'_> {
 
 fn psi(pressure: &Pressure) -> Psi {
     // The API's documentation says nanoseconds; upstream passes the kernel's microseconds on as they are.
-    let data = |stall: &Stall| PsiData {
-        total: stall.total,
-        avg10: stall.avg10,
-        avg60: stall.avg60,
-        avg300: stall.avg300,
-    };
+    let data =
+        |stall: &Stall| PsiData { total: stall.total, avg10: stall.avg10, avg60: stall.avg60, avg300: stall.avg300 };
     Psi { full: data(&pressure.full), some: data(&pressure.some) }
 }
 
