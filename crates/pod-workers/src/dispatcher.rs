@@ -78,6 +78,8 @@ pub struct Dispatcher {
     leftovers: Leftovers,
     fresh_nodes: FreshNodes,
     sources_ready: bool,
+    /// As the workers know them.
+    host_ips: Vec<String>,
     /// The node shuts down: it takes no more pods.
     shutting_down: watch::Receiver<bool>,
     ended: Box<dyn Fn(&PodUid) + Send>,
@@ -85,6 +87,7 @@ pub struct Dispatcher {
 
 impl Dispatcher {
     pub fn new(parts: Parts, config: DispatcherConfig) -> Self {
+        let host_ips = parts.node.borrow().host_ips.clone();
         Self {
             parts,
             config,
@@ -98,6 +101,7 @@ impl Dispatcher {
             leftovers: Leftovers::default(),
             fresh_nodes: FreshNodes::default(),
             sources_ready: false,
+            host_ips,
             shutting_down: watch::channel(false).1,
             ended: Box::new(|_| {}),
         }
@@ -142,7 +146,7 @@ impl Dispatcher {
                     self.node_answered(answer);
                 }
                 Ok(()) = orphans.changed() => {}
-                Ok(()) = node.changed() => self.admit_waiting(),
+                Ok(()) = node.changed() => self.node_has_changed(),
                 Ok(()) = active.changed() => self.room_has_changed(),
                 () = clock.sleep_until(retry_at.unwrap_or_default()), if retry_at.is_some() => {
                     self.retry_resizes(Trigger::Time);
@@ -154,6 +158,16 @@ impl Dispatcher {
                 self.end_orphans(&unwanted);
             }
         }
+    }
+
+    /// A pod that began before the node had its address shows it and is probed there as soon as there is one.
+    fn node_has_changed(&mut self) {
+        let facts = self.parts.node.borrow().clone();
+        if self.host_ips != facts.host_ips {
+            self.host_ips.clone_from(&facts.host_ips);
+            self.workers.values().for_each(|inbox| inbox.send_modify(|_| {}));
+        }
+        self.admit_waiting();
     }
 
     fn obey(&mut self, command: PodCommand) {

@@ -11,6 +11,8 @@ use pod::{
     reason::event,
 };
 
+use tokio::sync::watch;
+
 use crate::Kind;
 
 /// An attempt that says nothing about the container is repeated at once, so often.
@@ -23,7 +25,8 @@ pub(crate) struct Target {
     pub pod: DesiredPod,
     pub spec: Container,
     pub id: ContainerId,
-    pub pod_ip: String,
+    /// Empty while nobody knows.
+    pub address: watch::Receiver<String>,
 }
 
 impl Drop for Target {
@@ -45,13 +48,19 @@ impl Target {
 
     /// None when the attempt could not be made: it counts for nothing.
     pub async fn attempt(&self, kind: Kind, probe: &Probe) -> Option<Verdict> {
+        let address = if needs_address(probe) {
+            // Before there is one, a failure would be the node's, not the container's.
+            self.address.clone().wait_for(|known| !known.is_empty()).await.ok()?.clone()
+        } else {
+            String::new()
+        };
         let began = tokio::time::Instant::now();
-        let mut outcome = self.once(probe).await;
+        let mut outcome = self.once(probe, &address).await;
         for _ in 1..TRIES {
             if !matches!(outcome, Outcome::Unknown(_)) {
                 break;
             }
-            outcome = self.once(probe).await;
+            outcome = self.once(probe, &address).await;
         }
         let labels = self.labels(kind);
         metrics::probes::count(&labels, outcome_label(&outcome));
@@ -91,20 +100,20 @@ impl Target {
         }
     }
 
-    async fn once(&self, probe: &Probe) -> Outcome {
+    async fn once(&self, probe: &Probe, address: &str) -> Outcome {
         let limit = Duration::from_secs(probe.timeout_seconds.filter(|s| *s > 0).unwrap_or(1) as u64);
         if let Some(action) = &probe.exec {
             let command: Vec<String> = action.command.iter().flatten().map(|word| self.expand(word)).collect();
             return handlers::exec(&self.cri, &self.id, &command, limit).await;
         }
         if let Some(action) = &probe.http_get {
-            return match HttpRequest::new(action, &self.spec, &self.pod_ip, Purpose::Probe) {
+            return match HttpRequest::new(action, &self.spec, address, Purpose::Probe) {
                 Ok(request) => handlers::http_get(&request, limit).await,
                 Err(error) => Outcome::Unknown(error.to_string()),
             };
         }
         if let Some(action) = &probe.tcp_socket {
-            let host = action.host.as_deref().filter(|h| !h.is_empty()).unwrap_or(&self.pod_ip);
+            let host = action.host.as_deref().filter(|h| !h.is_empty()).unwrap_or(address);
             return match handlers::resolve_port(&action.port, &self.spec) {
                 Ok(port) => handlers::tcp_connect(host, port, limit).await,
                 Err(error) => Outcome::Unknown(error.to_string()),
@@ -113,7 +122,7 @@ impl Target {
         if let Some(action) = &probe.grpc {
             let service = action.service.as_deref().unwrap_or_default();
             return match u16::try_from(action.port) {
-                Ok(port) => handlers::grpc_health(&self.pod_ip, port, service, limit).await,
+                Ok(port) => handlers::grpc_health(address, port, service, limit).await,
                 Err(_) => Outcome::Unknown(format!("invalid port number: {}", action.port)),
             };
         }
@@ -127,6 +136,15 @@ impl Target {
             found.and_then(|e| e.value.clone())
         })
     }
+}
+
+/// Whether the probe goes to the pod's own address.
+fn needs_address(probe: &Probe) -> bool {
+    let is_own = |host: &Option<String>| host.as_deref().unwrap_or_default().is_empty();
+    probe.exec.is_none()
+        && (probe.http_get.as_ref().is_some_and(|action| is_own(&action.host))
+            || probe.tcp_socket.as_ref().is_some_and(|action| is_own(&action.host))
+            || probe.grpc.is_some())
 }
 
 fn outcome_label(outcome: &Outcome) -> &'static str {

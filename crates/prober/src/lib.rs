@@ -69,6 +69,8 @@ struct PodProbes {
     results: watch::Sender<Arc<ProbeResults>>,
     containers: HashMap<ContainerId, AbortHandle>,
     terminating: watch::Sender<bool>,
+    /// Where the pod is reached; empty while nobody knows.
+    address: watch::Sender<String>,
     tasks: JoinSet<()>,
 }
 
@@ -78,6 +80,7 @@ impl Default for PodProbes {
             results: watch::Sender::new(Arc::default()),
             containers: HashMap::new(),
             terminating: watch::Sender::new(false),
+            address: watch::Sender::default(),
             tasks: JoinSet::new(),
         }
     }
@@ -117,6 +120,16 @@ impl Prober {
             }
             stale
         });
+        let sandbox = observed.ready_sandbox().and_then(|s| s.ips.first().map(String::as_str));
+        if let Some(ip) = sandbox.or(host_ip.filter(|_| desired.host_network())) {
+            pod.address.send_if_modified(|known| {
+                let changed = known != ip;
+                if changed {
+                    ip.clone_into(known);
+                }
+                changed
+            });
+        }
         for spec in probed_containers(desired) {
             let Some(running) = observed.newest(&spec.name).filter(|c| c.state == ContainerState::Running) else {
                 continue;
@@ -124,19 +137,11 @@ impl Prober {
             if pod.containers.contains_key(&running.id) {
                 continue;
             }
-            let ip = observed.ready_sandbox().and_then(|s| s.ips.first().map(String::as_str)).or(host_ip);
-            self.begin(pod, desired, spec, running, ip.unwrap_or_default());
+            self.begin(pod, desired, spec, running);
         }
     }
 
-    fn begin(
-        &self,
-        pod: &mut PodProbes,
-        desired: &DesiredPod,
-        spec: &Container,
-        running: &ObservedContainer,
-        pod_ip: &str,
-    ) {
+    fn begin(&self, pod: &mut PodProbes, desired: &DesiredPod, spec: &Container, running: &ObservedContainer) {
         let shared = &self.shared;
         let target = attempt::Target {
             cri: shared.cri.clone(),
@@ -144,7 +149,7 @@ impl Prober {
             pod: desired.clone(),
             spec: spec.clone(),
             id: running.id.clone(),
-            pod_ip: pod_ip.to_owned(),
+            address: pod.address.subscribe(),
         };
         let results = pod.results.clone();
         let id = running.id.clone();

@@ -211,6 +211,26 @@ async fn a_pod_waits_for_the_nodes_network() {
     assert!(agent.until_running(&web).await < s(2));
 }
 
+/// A static pod may start before the node knows an address.
+#[tokio::test(start_paused = true)]
+async fn a_pod_of_the_hosts_network_is_probed_when_the_node_has_an_address() {
+    let machine = Machine::new();
+    let nowhere = NodeFacts { host_ips: Vec::new(), ..facts() };
+    let agent = machine.agent_that(nowhere, false).await;
+    let web = machine.create(web().host_network().with(|app| {
+        let probe = serde_json::json!({"tcpSocket": {"port": 1}, "periodSeconds": 1, "failureThreshold": 1});
+        app.liveness_probe = Some(serde_json::from_value(probe).unwrap());
+    }));
+    agent.set(&web).await;
+    agent.until_running(&web).await;
+    sleep(s(60)).await;
+    assert_eq!(machine.cri.calls("stop_container"), 0, "nothing has been probed");
+    // Nothing listens there.
+    agent.facts.send_replace(NodeFacts { host_ips: vec!["127.0.0.1".to_owned()], ..facts() }.into());
+    assert!(agent.until("it has failed", || machine.cri.calls("stop_container") > 0).await < s(5));
+    assert_eq!(agent.status(&web).unwrap().host_ip.as_deref(), Some("127.0.0.1"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_runtime_that_is_away_delays_a_deletion_and_no_more() {
     let machine = Machine::new();
