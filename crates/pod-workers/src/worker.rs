@@ -29,7 +29,6 @@ use crate::{
     termination,
 };
 
-mod addresses;
 mod changes;
 mod publish;
 mod removal;
@@ -38,7 +37,7 @@ mod spans;
 mod step;
 mod volumes;
 
-use self::{addresses::facts_that_matter, resize::Resizer};
+use self::resize::Resizer;
 
 /// Time before a failed step is tried again, where nobody knows better.
 const RETRY: Duration = Duration::from_secs(10);
@@ -176,13 +175,12 @@ impl Worker {
     async fn wait(&mut self) -> Wake {
         let clock = self.parts.clock;
         let wake_at = self.wake_at;
-        let told = self.told_addresses();
         tokio::select! {
             told = self.inbox.changed() => if told.is_ok() { Wake::Told } else { Wake::Shutdown },
             // A sender that is gone has nothing more to say: it may not wake for ever.
             Ok(()) = self.observed.changed() => Wake::Seen,
             Ok(()) = self.probes.changed() => Wake::Seen,
-            Some(()) = facts_that_matter(&mut self.parts.node, self.awaits_network, told) => Wake::Node,
+            Ok(()) = self.parts.node.changed(), if self.awaits_network => Wake::Node,
             Some(done) = self.tasks.next(), if !self.tasks.is_empty() => Wake::Done(done),
             () = clock.sleep_until(wake_at.unwrap_or_default()), if wake_at.is_some() => Wake::Due,
         }
