@@ -66,7 +66,15 @@ fn fits(w: &World) -> Result<Told> {
     let told = check(w, &["--image", images::BUSYBOX])?;
     expect(told.fits && !told.table.contains("FAILED"), format!("it does not fit:\n{}", told.table))?;
     nothing_left(w)?;
-    // Once more, with an image that it finds by itself.
+    for call in ["PullImage", "RemoveImage"] {
+        let tried = told.table.lines().any(|line| line.starts_with(call) && line.contains(" ok "));
+        expect(tried, format!("{call} is tried:\n{}", told.table))?;
+    }
+    // Once more, with an image that it finds by itself, since a pod has brought it.
+    w.node().start_kubelet(None, Some(&w.cluster.dir))?;
+    w.kubectl().apply(&world::shell_pod("bringer", &[("app", "sleep 100000")]).to_string())?;
+    w.kubectl().until_ready("bringer")?;
+    w.delete_pods(&["bringer"])?;
     let again = check(w, &[])?;
     expect(again.fits, format!("the second time it does not fit:\n{}", again.table))?;
     nothing_left(w)?;
