@@ -217,11 +217,11 @@ impl Dispatcher {
             Endpoint::Statusz => zpages::statusz(context, &call.head),
             Endpoint::Flagz => zpages::flagz(context, &call.head),
             Endpoint::StatsSummary => stats::summary(context, call).await,
-            Endpoint::MetricsCadvisor => stats::cadvisor(context).await,
-            Endpoint::MetricsResource => stats::resource(context).await,
-            Endpoint::Metrics => stats::own(context, stats::Registry::Kubelet),
-            Endpoint::MetricsProbes => stats::own(context, stats::Registry::Probes),
-            Endpoint::MetricsSlis => stats::own(context, stats::Registry::Slis),
+            Endpoint::MetricsCadvisor => stats::cadvisor(context, &call.head).await,
+            Endpoint::MetricsResource => stats::resource(context, &call.head).await,
+            Endpoint::Metrics => stats::own(context, &call.head, stats::Registry::Kubelet).await,
+            Endpoint::MetricsProbes => stats::own(context, &call.head, stats::Registry::Probes).await,
+            Endpoint::MetricsSlis => stats::own(context, &call.head, stats::Registry::Slis).await,
             Endpoint::Run | Endpoint::Exec | Endpoint::Attach | Endpoint::PortForward | Endpoint::Checkpoint => {
                 reply::not_found()
             }

@@ -5,6 +5,7 @@
 
 mod cadvisor;
 mod cadvisor_details;
+mod compressed;
 mod disks;
 mod exposition;
 mod machine;
@@ -19,7 +20,7 @@ mod turns;
 use std::{sync::Arc, time::Duration};
 
 use host::MachineFacts;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, request::Parts};
 use http_body_util::{BodyExt, Limited};
 
 use crate::{
@@ -53,7 +54,7 @@ pub async fn summary(context: &Arc<Context>, call: Call) -> Reply {
     }
 }
 
-pub async fn cadvisor(context: &Arc<Context>) -> Reply {
+pub async fn cadvisor(context: &Arc<Context>, head: &Parts) -> Reply {
     match samples(context).await {
         Ok((now, _)) => {
             let reader = context.clone();
@@ -65,7 +66,7 @@ pub async fn cadvisor(context: &Arc<Context>) -> Reply {
                 cadvisor::render(&now, &extra, &MachineFacts::read())
             });
             match text.await {
-                Ok(text) => reply::typed(StatusCode::OK, reply::EXPOSITION, text),
+                Ok(text) => compressed::page(&head.headers, text).await,
                 Err(_) => failed(),
             }
         }
@@ -77,9 +78,9 @@ fn failed() -> Reply {
     reply::text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Error: reading statistics failed\n")
 }
 
-pub async fn resource(context: &Arc<Context>) -> Reply {
+pub async fn resource(context: &Arc<Context>, head: &Parts) -> Reply {
     match samples(context).await {
-        Ok((now, _)) => reply::typed(StatusCode::OK, reply::EXPOSITION, resource::render(&now)),
+        Ok((now, _)) => compressed::page(&head.headers, resource::render(&now)).await,
         Err(refusal) => refusal,
     }
 }
@@ -124,12 +125,12 @@ impl Registry {
     }
 }
 
-pub fn own(context: &Context, registry: Registry) -> Reply {
+pub async fn own(context: &Context, head: &Parts, registry: Registry) -> Reply {
     let mut text = exposition::families(&metrics::gather(), |family| registry.has(family));
     match registry {
         Registry::Kubelet => text.push_str(&now::render(context)),
         Registry::Probes => text.push_str(&now::start_time()),
         Registry::Slis => {}
     }
-    reply::typed(StatusCode::OK, reply::EXPOSITION, text)
+    compressed::page(&head.headers, text).await
 }
