@@ -10,11 +10,17 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, header};
+use http::{HeaderValue, Uri, header};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client as HyperClient, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
+    client::{
+        legacy::{
+            Client as HyperClient,
+            connect::{HttpConnector, proxy::Tunnel},
+        },
+        proxy::matcher::Matcher,
+    },
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use kube::{
     Client, Config,
@@ -22,9 +28,13 @@ use kube::{
     config::{AuthInfo, KubeConfigOptions, Kubeconfig},
 };
 
-use tower::ServiceExt as _;
+use tokio::net::TcpStream;
+use tower::{ServiceExt as _, util::BoxCloneSyncService};
 
-use crate::ApiError;
+use crate::{
+    ApiError,
+    proxy::{self, Proxy},
+};
 
 const WATCHES_PER_CONNECTION: usize = 80;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,7 +65,7 @@ impl fmt::Debug for Identity {
 
 /// Where clients come from.
 pub(crate) enum Origin {
-    Kubeconfig(Box<Config>),
+    Kubeconfig(Box<Config>, Option<Proxy>),
     /// An in-process server: one client serves all.
     Fixed(Client),
 }
@@ -66,6 +76,7 @@ impl Origin {
         let wrong = |source| ApiError::Kubeconfig { path: path.to_owned(), source: Arc::new(source) };
         let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
         let options = KubeConfigOptions::default();
+        let own_proxy = proxy::of_kubeconfig(&kubeconfig);
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(wrong)?;
         if let Some(pair) = pair {
             let file = Some(pair.display().to_string());
@@ -79,15 +90,19 @@ impl Origin {
         if let Ok(value) = HeaderValue::from_str(user_agent) {
             config.headers.push((header::USER_AGENT, value));
         }
-        if config.proxy_url.is_some() {
-            tracing::warn!(path = %path.display(), "proxy-url of the kubeconfig is not used: connecting directly");
+        let proxy = proxy::proxy(own_proxy.as_deref(), &Matcher::from_env(), &config.cluster_url)?;
+        if let Some(proxy) = &proxy {
+            tracing::info!(
+                proxy = proxy.uri.authority().map_or("", |a| a.host()),
+                "the API server is reached through a proxy"
+            );
         }
-        Ok(Self::Kubeconfig(Box::new(config)))
+        Ok(Self::Kubeconfig(Box::new(config), proxy))
     }
 
     fn host(&self) -> String {
         match self {
-            Self::Kubeconfig(config) => config.cluster_url.authority().map(ToString::to_string).unwrap_or_default(),
+            Self::Kubeconfig(config, _) => config.cluster_url.authority().map(ToString::to_string).unwrap_or_default(),
             Self::Fixed(_) => String::new(),
         }
     }
@@ -95,14 +110,14 @@ impl Origin {
     fn client(&self) -> Result<Client, ApiError> {
         match self {
             Self::Fixed(client) => Ok(client.clone()),
-            Self::Kubeconfig(config) => over_the_network(config),
+            Self::Kubeconfig(config, proxy) => over_the_network(config, proxy.as_ref()),
         }
     }
 }
 
-fn over_the_network(config: &Config) -> Result<Client, ApiError> {
+fn over_the_network(config: &Config, proxy: Option<&Proxy>) -> Result<Client, ApiError> {
     let wrong = |source| ApiError::Credentials { source: Arc::new(source) };
-    let http = hyper_client(connector(config)?).map_err(tower::BoxError::from);
+    let http = hyper_client(connector(config, proxy)?).map_err(tower::BoxError::from);
     let headers = config.extra_headers_layer().map_err(wrong)?;
     let base = config.base_uri_layer();
     let builder = ClientBuilder::new(http, config.default_namespace.clone()).with_layer(&base).with_layer(&headers);
@@ -112,13 +127,31 @@ fn over_the_network(config: &Config) -> Result<Client, ApiError> {
     })
 }
 
-fn connector(config: &Config) -> Result<HttpsConnector<HttpConnector>, ApiError> {
-    let tls = config.rustls_client_config().map_err(|e| ApiError::Credentials { source: Arc::new(e) })?;
+/// A connection on which TLS begins: to the server, or to a proxy that has found the way there.
+type Way = BoxCloneSyncService<Uri, TokioIo<TcpStream>, tower::BoxError>;
+
+fn way(proxy: Option<&Proxy>) -> Way {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_keepalive(Some(PING_INTERVAL));
     tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    match proxy {
+        None => Way::new(tcp.map_err(tower::BoxError::from)),
+        Some(Proxy { uri, authorization }) => {
+            let tunnel = Tunnel::new(uri.clone(), tcp);
+            let tunnel = match authorization {
+                Some(authorization) => tunnel.with_auth(authorization.clone()),
+                None => tunnel,
+            };
+            Way::new(tunnel.map_err(tower::BoxError::from))
+        }
+    }
+}
+
+fn connector(config: &Config, proxy: Option<&Proxy>) -> Result<HttpsConnector<Way>, ApiError> {
+    let tls = config.rustls_client_config().map_err(|e| ApiError::Credentials { source: Arc::new(e) })?;
+    let way = way(proxy);
     let mut builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     if let Some(name) = &config.tls_server_name {
         let parsed = name.clone().try_into().map_err(|_| ApiError::ServerName { name: name.clone() })?;
@@ -126,13 +159,13 @@ fn connector(config: &Config) -> Result<HttpsConnector<HttpConnector>, ApiError>
     }
     // As for client-go: an operator's way out where a middlebox breaks HTTP/2.
     Ok(if std::env::var_os("DISABLE_HTTP2").is_some_and(|v| !v.is_empty()) {
-        builder.enable_http1().wrap_connector(tcp)
+        builder.enable_http1().wrap_connector(way)
     } else {
-        builder.enable_all_versions().wrap_connector(tcp)
+        builder.enable_all_versions().wrap_connector(way)
     })
 }
 
-fn hyper_client(connector: HttpsConnector<HttpConnector>) -> HyperClient<HttpsConnector<HttpConnector>, Body> {
+fn hyper_client(connector: HttpsConnector<Way>) -> HyperClient<HttpsConnector<Way>, Body> {
     HyperClient::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -203,7 +236,7 @@ mod tests {
                     users: [{name: u, user: {client-certificate-data: b2xk, client-key-data: b2xk, token: t}}]\n";
         std::fs::write(&path, text).unwrap();
         let user = async |pair| match Origin::from_kubeconfig(&path, "a", pair).await.unwrap() {
-            Origin::Kubeconfig(config) => config.auth_info,
+            Origin::Kubeconfig(config, _) => config.auth_info,
             Origin::Fixed(_) => unreachable!(),
         };
         assert!(user(None).await.client_certificate_data.is_some());
@@ -213,6 +246,33 @@ mod tests {
         assert_eq!(with_pair.client_key.as_deref(), Some("/pki/current.pem"));
         assert!(with_pair.client_certificate_data.is_none() && with_pair.client_key_data.is_none());
         assert!(with_pair.token.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_proxy_is_asked_for_the_way_to_the_server() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = format!("http://user:word@{}", listener.local_addr().unwrap());
+        let asked = tokio::spawn(async move {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(client.read_u8().await.unwrap());
+            }
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            // A handshake of TLS, meant for the server.
+            (String::from_utf8(request).unwrap(), client.read_u8().await.unwrap())
+        });
+        let config = Config::new(Uri::from_static("https://api.example:6443"));
+        let proxy = proxy::proxy(Some(&proxy), &Matcher::builder().build(), &config.cluster_url).unwrap();
+        let client = over_the_network(&config, proxy.as_ref()).unwrap();
+        let request = http::Request::get("/version").body(Vec::new()).unwrap();
+        let (answer, asked) = tokio::join!(client.request_text(request), asked);
+        let (request, first_byte) = asked.unwrap();
+        assert!(answer.is_err(), "there is no server");
+        assert!(request.starts_with("CONNECT api.example:6443 HTTP/1.1\r\n"), "{request}");
+        assert!(request.to_ascii_lowercase().contains("proxy-authorization: basic dxnlcjp3b3jk"), "{request}");
+        assert_eq!(first_byte, 22);
     }
 
     #[tokio::test]

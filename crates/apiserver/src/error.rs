@@ -44,6 +44,8 @@ pub enum ApiError {
         #[source]
         source: Arc<kube::Error>,
     },
+    #[error("{detail}")]
+    Proxy { detail: String },
     #[error("tls-server-name {name:?} of the kubeconfig is no server name")]
     ServerName { name: String },
 }

@@ -18,6 +18,7 @@ mod nodes;
 mod objects;
 mod owned;
 mod pods;
+mod proxy;
 mod reachability;
 mod reads;
 mod request;

@@ -58,6 +58,7 @@ pub const DIFFERENCES: &[&str] = &[
     "Help texts are ferrolet's own and shorter.",
     "A shutdown of the machine that is called off spares the pods of the groups whose turn had not come; upstream ends them too. Where logind does not answer at the start, it is asked again; upstream does without.",
     "Requests to the API server are JSON, not protobuf.",
+    "Of proxies to the API server (`proxy-url`, HTTPS_PROXY) those that are spoken to by http are used, others (https, socks5) refused at the start.",
     "A damaged `allocated_pods_state` or `actuated_pods_state` is passed over with an error in the log and pods have what their specs say; upstream refuses to start until somebody removes the file.",
     "A step of a pod that is blocked for more than a minute is told in an event `StillWaiting`, and in the otherwise empty message of containers that wait for it; upstream says nothing.",
 ];
