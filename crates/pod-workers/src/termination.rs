@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use pod::{ContainerState, Containers, DesiredPod, Mono, ObservedContainer, ObservedPod, reason::event};
-use runtime::StopRequest;
+use runtime::{StopRequest, until};
 use tokio::sync::watch;
 
 use crate::{
@@ -32,12 +32,24 @@ pub(crate) fn spec_grace(desired: &DesiredPod) -> Duration {
 
 /// Done when the runtime, asked anew, shows nothing of the pod running.
 pub(crate) async fn terminate(parts: Parts, desired: DesiredPod, deadline: watch::Receiver<Mono>) -> Done {
-    let by = *deadline.borrow();
-    tokio::select! {
-        () = parts.runtime.settled(&desired.uid) => {}
-        () = parts.clock.sleep_until(by) => {} // a start that hangs: what comes of it is stopped when it is seen
+    if !parts.runtime.is_settled(&desired.uid) {
+        // A start is not cut off, nor does it keep what runs already from its end. What fails here is tried again below.
+        let mut by = deadline.clone();
+        let settled = async {
+            tokio::select! {
+                () = parts.runtime.settled(&desired.uid) => {}
+                () = until(&mut by, parts.clock) => {} // a start that hangs: what comes of it is stopped when it is seen
+            }
+        };
+        let _ = futures::join!(stop_running(&parts, &desired, deadline.clone()), settled);
     }
     Done::Terminated(stop_everything(&parts, &desired, deadline).await)
+}
+
+async fn stop_running(parts: &Parts, desired: &DesiredPod, deadline: watch::Receiver<Mono>) -> Result<(), Failure> {
+    let mut observed = ObservedPod::clone(&*look(parts, desired).await?);
+    observed.containers.retain(|c| c.state == ContainerState::Running);
+    stop_containers(parts, desired, &observed, deadline).await
 }
 
 /// The same for a sandbox that is to be replaced, within the spec's grace.

@@ -37,4 +37,4 @@ pub use log_rotation::{LogRotation, Pictures, RotationPolicy};
 pub use resize::SandboxSize;
 pub use runtime::{Runtime, RuntimeParts, SandboxRequest};
 pub use start::StartRequest;
-pub use stop::{StopRequest, restored};
+pub use stop::{StopRequest, restored, until};

@@ -73,6 +73,11 @@ impl Runtime {
         self.shared.starts.settled(pod).await;
     }
 
+    /// Whether it would return at once.
+    pub fn is_settled(&self, pod: &PodUid) -> bool {
+        self.shared.starts.is_settled(pod)
+    }
+
     pub(crate) fn parts(&self) -> &RuntimeParts {
         &self.shared.parts
     }

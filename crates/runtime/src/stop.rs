@@ -125,7 +125,7 @@ async fn pre_stop(site: HookSite<'_>, deadline: &mut watch::Receiver<Mono>, cloc
 }
 
 /// Waits for the deadline wherever it moves.
-async fn until(deadline: &mut watch::Receiver<Mono>, clock: Clock) {
+pub async fn until(deadline: &mut watch::Receiver<Mono>, clock: Clock) {
     loop {
         let at = *deadline.borrow_and_update();
         tokio::select! {

@@ -38,11 +38,19 @@ impl Uncut {
         }
     }
 
+    /// Whether no call is under way for the pod.
+    pub fn is_settled(&self, pod: &PodUid) -> bool {
+        self.with(|locks| !locks.contains_key(pod))
+    }
+
     /// Returns when no call is under way for the pod.
     pub async fn settled(&self, pod: &PodUid) {
         let lock = self.with(|locks| locks.get(pod).cloned());
         if let Some(lock) = lock {
             drop(lock.write().await);
+            // Whoever lets go of it last tidies up.
+            drop(lock);
+            self.forget(pod);
         }
     }
 
@@ -81,8 +89,10 @@ mod tests {
         let begun = Instant::now();
         calls.settled(&PodUid::new("another")).await;
         assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert!(!calls.is_settled(&pod));
         calls.settled(&pod).await;
         assert_eq!(begun.elapsed(), Duration::from_secs(4));
+        assert!(calls.is_settled(&pod), "nothing is kept of a pod that was waited for");
         heard.await.unwrap();
         sleep(Duration::from_secs(1)).await;
         assert_eq!(calls.run(&pod, async { 7 }).await, 7);

@@ -72,6 +72,24 @@ async fn a_start_is_not_cut_off_by_the_end_of_its_pod() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_runs_is_stopped_at_once_though_a_start_beside_it_hangs() {
+    let machine = Machine::new();
+    let agent = machine.agent().await;
+    let web = machine.create(web().container("side", "nginx"));
+    agent.set(&web).await;
+    agent.until_running(&web).await;
+    machine.cri.delay("create_container", s(100));
+    machine.cri.exit(&machine.cri.container(&web.uid, "side").unwrap(), 1);
+    agent.until("it is being made anew", || machine.cri.calls("create_container") == 3).await;
+    agent.set(&machine.deleted(&web, 30)).await;
+    assert!(agent.until("the other is stopped", || machine.cri.running().is_empty()).await < s(2));
+    agent.until("its object is gone", || machine.object(&web).is_none()).await;
+    agent.removed(&web).await;
+    sleep(s(200)).await;
+    assert_eq!((machine.cri.running().len(), machine.cri.sandbox_count()), (0, 0), "what came late went");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deletion_while_the_sandbox_is_made_ends_the_pod_at_once() {
     let machine = Machine::new();
     let agent = machine.agent().await;
