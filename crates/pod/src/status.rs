@@ -281,12 +281,14 @@ fn addresses(input: &StatusInput<'_>, status: &mut PodStatus) {
     }
     status.pod_ip = ips.first().cloned();
     status.pod_ips = (!ips.is_empty()).then(|| ips.into_iter().map(|ip| PodIP { ip }).collect());
+    // Where a pod has ended is where it ran, whatever address the node gets later.
+    let stays = old.host_ip.is_some() && is_terminal_field(status.phase.as_deref());
     match input.host_ips {
-        [] => (status.host_ip, status.host_ips) = (old.host_ip.clone(), old.host_ips.clone()),
-        [first, ..] => {
+        [first, ..] if !stays => {
             status.host_ip = Some(first.clone());
             status.host_ips = Some(input.host_ips.iter().take(2).map(|ip| HostIP { ip: ip.clone() }).collect());
         }
+        _ => (status.host_ip, status.host_ips) = (old.host_ip.clone(), old.host_ips.clone()),
     }
 }
 

@@ -628,6 +628,17 @@ fn a_host_network_pod_has_the_nodes_addresses() {
 }
 
 #[test]
+fn a_pod_that_has_ended_stays_where_it_ran() {
+    let mut c = case(json!({"restartPolicy": "Never"})).exited("app", "c1", 0).life(Life::Terminated);
+    let before = c.status();
+    assert_eq!((before.phase.as_deref(), before.host_ip.as_deref()), (Some("Succeeded"), Some("192.168.0.1")));
+    c.previous = Some(before.clone());
+    c.host_ips = vec!["192.168.0.2".into()];
+    assert_eq!(c.status().host_ip, before.host_ip);
+    assert_eq!(c.status().host_ips, before.host_ips);
+}
+
+#[test]
 fn addresses_come_in_the_nodes_preferred_order() {
     let ips = |list: &[&str], host: &str| {
         sort_pod_ips(&list.iter().map(ToString::to_string).collect::<Vec<_>>(), &[host.to_owned()])
