@@ -578,10 +578,10 @@ impl Worker {
                 }
             }
             Done::Started { name, result } => {
+                let is_outdated = self.outdated_starts.remove(&name);
                 if !self.in_flight.starting.remove(&name) {
                     return; // given up while it was ending
                 }
-                let is_outdated = self.outdated_starts.remove(&name);
                 match result {
                     Ok(()) => {
                         self.report.waiting.remove(&name);

@@ -10,6 +10,7 @@ impl Worker {
     /// Starts under way and reasons to wait belong to the past. A new plan is made when all containers are gone.
     pub(super) fn restart_all(&mut self) {
         self.tasks.abort_starts();
+        self.outdated_starts.clear();
         self.failed_stops.clear();
         self.in_flight = InFlight { restart_all: true, ..InFlight::default() };
         self.report.waiting.clear();
