@@ -217,7 +217,9 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     server.shutdown(DRAIN).await;
     for record in records {
-        record.flushed().await;
+        if let Err(error) = record.flushed().await {
+            tracing::error!(%error, "the record of pods' resources isn't written");
+        }
     }
     drop((source, once));
     Ok(())

@@ -1,6 +1,6 @@
 //! A record of pods' resources that outlives the agent, in a file of upstream's name and format.
 //!
-//! Reads: the file, once. Writes: the file, some time after a change (many changes of a burst make one write) or at
+//! Reads: the file, once. Writes: the file, a moment after a change (many changes of a burst make one write) or at
 //! once where that is asked for. Wakes on: a change, and the time at which the file is due.
 
 use std::{
@@ -9,23 +9,24 @@ use std::{
     time::Duration,
 };
 
+use host::HostError;
 use pod::{
     DesiredPod, PodUid,
     api::ResourceRequirements,
     resize::{PodResources, Records, decode, encode},
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::sync::watch;
 
 /// What the node has granted.
 pub const ALLOCATED: &str = "allocated_pods_state";
 /// What runtime and kernel were told last.
 pub const ACTUATED: &str = "actuated_pods_state";
 
-/// Changes of what is recorded that come within this time are written together.
+/// Changes that come within this time are written together. A pod's first record is in the file before its sandbox is up:
+/// read anew after a crash, its spec may ask for something else by then.
 const GATHER: Duration = Duration::from_millis(100);
-/// A record that is new says what the pod's spec says, and would be read so without it: it is of use from the pod's first
-/// resize on. The file holds all pods, so each write costs more the more there are.
-const GATHER_NEW: Duration = Duration::from_secs(2);
+/// Before a write that failed is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
@@ -36,35 +37,9 @@ struct Shared {
     /// None: nothing is written.
     path: Option<PathBuf>,
     records: Mutex<Records>,
-    changed: watch::Sender<Changes>,
+    changed: watch::Sender<()>,
     /// Held while the file is written; the text that is in it.
     written: Mutex<String>,
-}
-
-/// How many there have been.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Changes {
-    /// Of pods or containers that had no record.
-    new: u64,
-    /// Of what was recorded.
-    renewed: u64,
-}
-
-enum Change {
-    None,
-    New,
-    Renewed,
-}
-
-impl Change {
-    /// What was recorded before, and what is now.
-    fn of<T: PartialEq>(before: Option<&T>, after: &T) -> Self {
-        match before {
-            None => Self::New,
-            Some(before) if before == after => Self::None,
-            Some(_) => Self::Renewed,
-        }
-    }
 }
 
 impl ResourceRecords {
@@ -91,52 +66,39 @@ impl ResourceRecords {
 
     fn with(path: Option<PathBuf>, records: Records) -> Self {
         let written = Mutex::new(encode(&records));
-        Self(Arc::new(Shared {
-            path,
-            records: Mutex::new(records),
-            changed: watch::Sender::new(Changes::default()),
-            written,
-        }))
+        Self(Arc::new(Shared { path, records: Mutex::new(records), changed: watch::Sender::new(()), written }))
     }
 
     /// Keeps the file in step; runs until dropped.
     pub async fn keep(self) {
         let mut changed = self.0.changed.subscribe();
-        let mut written = Changes::default();
         while changed.changed().await.is_ok() {
-            let is_renewed = |now: &Changes| now.renewed != written.renewed;
-            // What is renewed shortens the wait for what is new.
-            let _ = timeout(GATHER_NEW, changed.wait_for(is_renewed)).await;
-            if is_renewed(&changed.borrow()) {
-                tokio::time::sleep(GATHER).await;
+            tokio::time::sleep(GATHER).await;
+            changed.mark_unchanged();
+            while let Err(error) = self.flushed().await {
+                tracing::error!(%error, "the record of pods' resources isn't written; it is tried again");
+                tokio::time::sleep(RETRY).await;
             }
-            written = *changed.borrow_and_update();
-            self.flushed().await;
         }
     }
 
     /// Returns when what was set before is in the file.
-    pub async fn flushed(&self) {
+    pub async fn flushed(&self) -> Result<(), HostError> {
         let this = self.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || this.flush()).await {
-            tracing::error!(%error, "writing the record of pods' resources ended abnormally");
-        }
+        let flush = tokio::task::spawn_blocking(move || this.flush()).await;
+        flush.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
     }
 
     /// Writes what is not written yet. Blocking.
-    pub fn flush(&self) {
-        let Some(path) = &self.0.path else { return };
+    pub fn flush(&self) -> Result<(), HostError> {
+        let Some(path) = &self.0.path else { return Ok(()) };
         let mut written = self.0.written.lock().expect("a writer panicked");
         let text = encode(&self.lock());
-        if *written == text {
-            return;
+        if *written != text {
+            host::atomic_file::write(path, text.as_bytes(), 0o600)?;
+            *written = text;
         }
-        match host::atomic_file::write(path, text.as_bytes(), 0o600) {
-            Ok(()) => *written = text,
-            Err(error) => {
-                tracing::error!(path = %path.display(), %error, "the record of pods' resources isn't written")
-            }
-        }
+        Ok(())
     }
 
     pub fn get(&self, uid: &PodUid) -> Option<PodResources> {
@@ -154,18 +116,18 @@ impl ResourceRecords {
     pub fn set(&self, uid: &PodUid, resources: PodResources) {
         self.change(|records| {
             let before = records.insert(uid.to_string(), resources.clone());
-            Change::of(before.as_ref(), &resources)
+            before.as_ref() != Some(&resources)
         });
     }
 
     /// Only where there is no record yet.
     pub fn init(&self, pod: &DesiredPod) {
         self.change(|records| {
-            if records.contains_key(pod.uid.as_str()) {
-                return Change::None;
+            let is_new = !records.contains_key(pod.uid.as_str());
+            if is_new {
+                records.insert(pod.uid.to_string(), PodResources::of(pod));
             }
-            records.insert(pod.uid.to_string(), PodResources::of(pod));
-            Change::New
+            is_new
         });
     }
 
@@ -173,7 +135,7 @@ impl ResourceRecords {
         self.change(|records| {
             let containers = &mut records.entry(uid.to_string()).or_default().containers;
             let before = containers.insert(name.to_owned(), resources.clone());
-            Change::of(before.as_ref(), &resources)
+            before.as_ref() != Some(&resources)
         });
     }
 
@@ -181,7 +143,7 @@ impl ResourceRecords {
     pub fn set_pod_level(&self, uid: &PodUid, change: impl FnOnce(&mut ResourceRequirements)) {
         self.change(|records| {
             change(records.entry(uid.to_string()).or_default().pod_level.get_or_insert_default());
-            Change::Renewed
+            true
         });
     }
 
@@ -195,12 +157,11 @@ impl ResourceRecords {
         self.lock().retain(|uid, _| is_known(&PodUid::new(uid)));
     }
 
-    fn change(&self, change: impl FnOnce(&mut Records) -> Change) {
-        let change = change(&mut self.lock());
-        match change {
-            Change::None => {}
-            Change::New => self.0.changed.send_modify(|changes| changes.new += 1),
-            Change::Renewed => self.0.changed.send_modify(|changes| changes.renewed += 1),
+    /// `change` says whether it has changed anything.
+    fn change(&self, change: impl FnOnce(&mut Records) -> bool) {
+        let has_changed = change(&mut self.lock());
+        if has_changed {
+            self.0.changed.send_replace(());
         }
     }
 
@@ -219,40 +180,49 @@ mod tests {
     fn what_was_flushed_is_there_after_a_restart_and_damage_is_as_good_as_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(ACTUATED);
-        let (uid, limits) = (PodUid::new("u"), json!({"limits": {"cpu": "1"}}));
-        let resources: ResourceRequirements = serde_json::from_value(limits).unwrap();
+        let (uid, resources) = (PodUid::new("u"), cpu("1"));
         let records = ResourceRecords::open(path.clone());
         records.set_container(&uid, "c", resources.clone());
-        records.flush();
+        records.flush().unwrap();
         let again = ResourceRecords::open(path.clone());
         assert_eq!(again.get(&uid).unwrap().containers["c"], resources);
         std::fs::write(&path, "{\"data\":\"{}\",\"checksum\":1}").unwrap();
         assert_eq!(ResourceRecords::open(path).get(&uid), None);
     }
 
+    fn cpu(limit: &str) -> ResourceRequirements {
+        serde_json::from_value(json!({"limits": {"cpu": limit}})).unwrap()
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn what_is_new_is_written_after_a_while_and_what_is_changed_soon() {
+    async fn what_changes_within_a_moment_is_written_together() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(ACTUATED);
-        let limits = |cpu: &str| serde_json::from_value(json!({"limits": {"cpu": cpu}})).unwrap();
         let records = ResourceRecords::open(path.clone());
         let _keeper = tokio::spawn(records.clone().keep());
-        let is_written = async |cpu: &str, within: Duration| {
-            // The clock stands still while a file is being written.
-            tokio::time::sleep(within).await;
-            std::fs::read_to_string(&path).is_ok_and(|text| text.contains(cpu))
-        };
         tokio::task::yield_now().await;
-        records.set_container(&PodUid::new("u"), "c", limits("11"));
-        tokio::time::sleep(GATHER_NEW - Duration::from_millis(1)).await;
-        assert!(!path.exists());
-        assert!(is_written("11", Duration::from_millis(2)).await);
-        records.set_container(&PodUid::new("v"), "c", limits("12"));
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        assert!(!std::fs::read_to_string(&path).unwrap().contains("12"));
-        records.set_container(&PodUid::new("u"), "c", limits("13"));
+        records.set_container(&PodUid::new("u"), "c", cpu("11"));
         tokio::time::sleep(GATHER - Duration::from_millis(1)).await;
-        assert!(!std::fs::read_to_string(&path).unwrap().contains("13"));
-        assert!(is_written("13", Duration::from_millis(2)).await);
+        records.set_container(&PodUid::new("u"), "c", cpu("12"));
+        assert!(!path.exists());
+        // The clock stands still while a file is being written.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        assert!(std::fs::read_to_string(&path).unwrap().contains("12"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_could_not_be_written_is_written_later_though_nothing_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("not yet");
+        let records = ResourceRecords::open(folder.join(ACTUATED));
+        let _keeper = tokio::spawn(records.clone().keep());
+        tokio::task::yield_now().await;
+        records.set_container(&PodUid::new("u"), "c", cpu("11"));
+        let error = records.flushed().await.unwrap_err().to_string();
+        assert!(error.contains("not yet") && error.contains("No such file"), "{error}");
+        tokio::time::sleep(GATHER * 2).await;
+        std::fs::create_dir(&folder).unwrap();
+        tokio::time::sleep(RETRY).await;
+        assert!(std::fs::read_to_string(folder.join(ACTUATED)).unwrap().contains("11"));
     }
 }

@@ -23,12 +23,16 @@ use crate::{
 };
 
 pub(crate) async fn resize(parts: Parts, pod: DesiredPod, sandbox: Option<SandboxId>, plan: ResizePlan) -> Done {
-    // What was granted must be known after a crash, or its traces would look like somebody else's.
-    parts.allocated.flushed().await;
     let begun = parts.clock.mono();
-    let result = Resizing { parts: &parts, pod: &pod, sandbox: sandbox.as_ref(), plan: &plan }.run().await;
+    let result = match parts.allocated.flushed().await {
+        Ok(()) => Resizing { parts: &parts, pod: &pod, sandbox: sandbox.as_ref(), plan: &plan }.run().await,
+        // What was granted must be known after a crash, or its traces would look like somebody else's.
+        Err(error) => Err(format!("what is granted can't be recorded: {error}")),
+    };
     metrics::resizes::actuated(parts.clock.mono().since(begun), result.is_ok());
-    parts.actuated.flushed().await;
+    if let Err(error) = parts.actuated.flushed().await {
+        tracing::error!(pod = %pod.key, %error, "what was resized is not known after a crash");
+    }
     relist(&parts, &pod).await;
     let enforced = if result.is_err() { enforced(&parts, &pod).await.ok().flatten() } else { None };
     if let Err(message) = &result {
