@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use crate::reachability::with_causes;
+
 /// What the API server said when it said no.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -17,7 +19,7 @@ pub struct Refusal {
 pub enum ApiError {
     #[error("{operation} {object}: {}", refusal.message)]
     Refused { operation: &'static str, object: String, refusal: Refusal },
-    #[error("{operation} {object}: the API server can't be reached")]
+    #[error("{operation} {object}: the API server can't be reached: {}", with_causes(source))]
     Unreachable {
         operation: &'static str,
         object: String,
@@ -33,13 +35,13 @@ pub enum ApiError {
     Decode { operation: &'static str, object: String, category: &'static str, line: usize, column: usize },
     #[error("{operation} {object}: the request can't be built: {detail}")]
     Request { operation: &'static str, object: String, detail: String },
-    #[error("kubeconfig {}", path.display())]
+    #[error("kubeconfig {}: {}", path.display(), with_causes(source))]
     Kubeconfig {
         path: PathBuf,
         #[source]
         source: Arc<kube::config::KubeconfigError>,
     },
-    #[error("TLS or credentials of the kubeconfig")]
+    #[error("TLS or credentials of the kubeconfig: {}", with_causes(source))]
     Credentials {
         #[source]
         source: Arc<kube::Error>,

@@ -60,7 +60,7 @@ impl ReachabilityCell {
     }
 }
 
-/// An error and what lies below it on one line.
+/// An error and what lies below it on one line, each told once: the text of some names its source already.
 pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -8,11 +8,11 @@ pub type Result<T> = std::result::Result<T, CertificateError>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    #[error("cannot read {}", path.display())]
+    #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("cannot write {}", path.display())]
+    #[error("cannot write {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error("cannot write {}", path.display())]
+    #[error("cannot write {}: {source}", path.display())]
     WriteAtomically { path: PathBuf, source: host::HostError },
     #[error("{} should be a symbolic link but is a file", path.display())]
     NoLink { path: PathBuf },
@@ -24,7 +24,7 @@ pub enum CertificateError {
     Unusable { origin: String, detail: String },
     #[error("CA bundle {} can't be used: {detail}", path.display())]
     CaBundle { path: PathBuf, detail: String },
-    #[error("cannot make {what}")]
+    #[error("cannot make {what}: {source}")]
     Generate { what: &'static str, source: rcgen::Error },
     #[error("cipher suite {name:?} is unknown")]
     CipherSuite { name: String },
@@ -32,7 +32,7 @@ pub enum CertificateError {
     TlsVersion { name: String },
     #[error("none of the configured cipher suites can be used")]
     NoCipherSuite,
-    #[error("TLS configuration")]
+    #[error("TLS configuration: {source}")]
     Tls { source: rustls::Error },
     #[error("kubeconfig {} can't be used: {detail}", path.display())]
     Kubeconfig { path: PathBuf, detail: String },
@@ -44,7 +44,7 @@ pub enum CertificateError {
          --print-join-command` on a control plane node makes a new one", path.display()
     )]
     Token { server: String, path: PathBuf, source: Box<ApiError> },
-    #[error("signing request for {subject}")]
+    #[error("signing request for {subject}: {source}")]
     Request { subject: String, source: Box<ApiError> },
 }
 

@@ -6,13 +6,13 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot read {path}")]
+    #[error("cannot read {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("cannot make cgroup {path}")]
+    #[error("cannot make cgroup {path}: {source}")]
     Create { path: PathBuf, source: io::Error },
-    #[error("cannot write {value:?} to {path}")]
+    #[error("cannot write {value:?} to {path}: {source}")]
     Write { path: PathBuf, value: String, source: io::Error },
-    #[error("cannot remove cgroup {path}")]
+    #[error("cannot remove cgroup {path}: {source}")]
     Remove { path: PathBuf, source: io::Error },
     #[error("no cgroup file system is mounted")]
     NotMounted,
@@ -22,7 +22,7 @@ pub enum Error {
     Name { name: String, reason: &'static str },
     #[error("cgroup {name} does not exist")]
     Missing { name: String },
-    #[error("cannot {operation} systemd unit {unit}")]
+    #[error("cannot {operation} systemd unit {unit}: {source}")]
     Systemd { operation: &'static str, unit: String, source: zbus::Error },
     #[error("systemd ended {operation} of unit {unit} with {result:?}")]
     SystemdJob { operation: &'static str, unit: String, result: String },

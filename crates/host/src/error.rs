@@ -7,7 +7,7 @@ use std::{
 
 /// What was tried, on which path, and what the kernel said.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {operation} {}", path.display())]
+#[error("cannot {operation} {}: {source}", path.display())]
 pub struct HostError {
     pub operation: &'static str,
     pub path: PathBuf,

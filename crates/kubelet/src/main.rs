@@ -2,6 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
+use apiserver::with_causes;
 use host::Clock;
 use kubelet::{
     app, doctor, explain, install, join, lock, logging,
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
     let code = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            logging::command_failed(clock, &format!("{error:#}"));
+            logging::command_failed(clock, &with_causes(error.as_ref()));
             ExitCode::FAILURE
         }
     };
@@ -51,7 +52,7 @@ fn command(args: &[String], clock: Clock) -> Option<ExitCode> {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("{error:#}");
+            eprintln!("{}", with_causes(error.as_ref()));
             ExitCode::FAILURE
         }
     })

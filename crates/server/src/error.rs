@@ -32,22 +32,10 @@ pub type ReviewError = Box<dyn std::error::Error + Send + Sync>;
 impl ServerError {
     /// For a client: what failed with its causes, joined as Go joins wrapped errors.
     pub fn chain(&self) -> String {
-        chain(self)
+        apiserver::with_causes(self)
     }
 
     pub fn reply(&self) -> Reply {
         reply::text(StatusCode::INTERNAL_SERVER_ERROR, self.chain())
     }
-}
-
-/// `a: b: c` of an error and its sources.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

@@ -1,6 +1,6 @@
 //! Why a volume, or a container's mount of it, is not there.
 
-use apiserver::ApiError;
+use apiserver::{ApiError, with_causes};
 use host::HostError;
 use pod::{Waiting, fields::FieldError, reason};
 
@@ -80,13 +80,13 @@ impl VolumeError {
 pub enum Cause {
     #[error("{kind} \"{name}\" not found")]
     NotFound { kind: &'static str, name: String },
-    #[error("{}", with_sources(.0))]
+    #[error("{}", with_causes(.0))]
     Api(Box<ApiError>),
-    #[error("failed to fetch token: {}", with_sources(.0))]
+    #[error("failed to fetch token: {}", with_causes(.0))]
     Token(Box<ApiError>),
     #[error("the kubelet has no API server to read {0} from")]
     NoApiServer(&'static str),
-    #[error("{}", with_sources(.0))]
+    #[error("{}", with_causes(.0))]
     Host(#[from] HostError),
     #[error("{0}")]
     Field(#[from] FieldError),
@@ -135,18 +135,6 @@ impl Cause {
 
 fn joined(items: &[impl ToString], separator: &str) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
-}
-
-/// An error and what it came from, in one line.
-pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

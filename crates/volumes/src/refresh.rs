@@ -16,7 +16,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{error::with_sources, prepare::Which, volumes::Inner};
+use crate::{prepare::Which, volumes::Inner};
 
 /// Pods that are refreshed at the same time when an object that many use has changed.
 const AT_ONCE: usize = 8;
@@ -84,7 +84,7 @@ async fn refresh(inner: Arc<Inner>, slots: Arc<Semaphore>, uid: PodUid) -> PodUi
         && let Err(error) = inner.update(&pod, Which::Changing, false).await
         && inner.registry().is_open(&uid)
     {
-        tracing::warn!(pod = %pod.key, error = with_sources(&error), "volumes can't be refreshed; to be tried again");
+        tracing::warn!(pod = %pod.key, error = apiserver::with_causes(&error), "volumes can't be refreshed; to be tried again");
     }
     uid
 }

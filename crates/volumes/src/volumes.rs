@@ -280,7 +280,7 @@ fn sub_path_error(mount: &str, container: &str, error: SubPathError) -> VolumeEr
         SubPathError::Directory(cause) => (cause, VolumeError::SubPathDirectory { mount, container }),
         SubPathError::Prepare(cause) => (cause, VolumeError::SubPath { mount, container }),
     };
-    tracing::warn!(error = crate::error::with_sources(&cause), "{shown}");
+    tracing::warn!(error = apiserver::with_causes(&cause), "{shown}");
     shown
 }
 

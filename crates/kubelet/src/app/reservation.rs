@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use apiserver::Events;
+use apiserver::{Events, with_causes};
 use cgroups::{Amount, Cgroups, NodeResources, Reserved};
 use host::MachineFacts;
 use node::NodeFacts;
@@ -53,8 +53,7 @@ pub(super) async fn enforce_allocatable(cgroups: Cgroups, resources: NodeResourc
     loop {
         let Err(error) = cgroups.enforce_node(&resources).await else { break };
         let cgroup = cgroups.kubepods_path();
-        let error = anyhow::Error::from(error);
-        let message = format!("Failed to update Node Allocatable Limits {cgroup:?}: {error:#}");
+        let message = format!("Failed to update Node Allocatable Limits {cgroup:?}: {}", with_causes(&error));
         tracing::warn!("{message}");
         events.node(EventType::Warning, NOT_ENFORCED, message);
         tokio::time::sleep(RETRY).await;
@@ -88,9 +87,8 @@ pub(super) async fn enforce_reserved(options: &Options, cgroups: &Cgroups, event
         };
         let reserved = reserved_of(amounts, kind.compressible_only);
         if let Err(error) = cgroups.enforce_reserved(cgroup, &reserved).await {
-            let error = anyhow::Error::from(error);
             let message = format!("Failed to enforce limits on the {words} cgroup {cgroup:?}");
-            events.node(EventType::Warning, NOT_ENFORCED, format!("{message}: {error:#}"));
+            events.node(EventType::Warning, NOT_ENFORCED, format!("{message}: {}", with_causes(&error)));
             return Err(error).context(message);
         }
         events.node(EventType::Normal, ENFORCED, format!("Updated limits on {words} cgroup {cgroup}"));

@@ -160,9 +160,7 @@ impl Visit for Line {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let chain = std::iter::successors(Some(value), |error| error.source());
-        let text = chain.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-        self.text(field.name(), &text);
+        self.text(field.name(), &apiserver::with_causes(value));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use apiserver::with_causes;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 use http_body_util::Empty;
@@ -14,7 +15,6 @@ use super::{
     runtime_url::RuntimeUrl,
     session::{Sender, Session},
 };
-use crate::error::chain;
 
 const PORT_FORWARD: &str = "portforward.k8s.io";
 /// Of what is kept of an answer.
@@ -108,7 +108,7 @@ async fn exchange<T>(
     let url = RuntimeUrl::parse(url).map_err(|error| error.chain())?;
     let exchange = async {
         let connection = connect(&url, V4).await?;
-        let (session, streams) = remote_command::open(connection, wanted).await.map_err(|error| chain(&error))?;
+        let (session, streams) = remote_command::open(connection, wanted).await.map_err(|error| with_causes(&error))?;
         let sender = session.sender();
         until_done(talk(streams, sender), session).await
     };

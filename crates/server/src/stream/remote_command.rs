@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use apiserver::with_causes;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
@@ -16,7 +17,6 @@ use super::{
     runtime_url::RuntimeUrl,
     session::{Session, Stream},
 };
-use crate::error::chain;
 
 pub const V4: &str = "v4.channel.k8s.io";
 /// How long the runtime may take to accept the streams, as upstream has it.
@@ -47,7 +47,7 @@ pub async fn connect(
     if chosen != Some(protocol) {
         return Err(format!("the runtime chose the stream protocol {chosen:?} instead of {protocol}"));
     }
-    let upgraded = hyper::upgrade::on(answer).await.map_err(|error| chain(&error))?;
+    let upgraded = hyper::upgrade::on(answer).await.map_err(|error| with_causes(&error))?;
     Ok(TokioIo::new(upgraded))
 }
 
