@@ -19,7 +19,7 @@ use pod::{
 
 use crate::{
     backoff::{BackoffKey, PullBackoff},
-    counters,
+    counters::{self, Checked},
     credentials::{
         Candidate, Origin, Owner,
         docker_config::{self, DockerConfig},
@@ -228,7 +228,9 @@ impl Images {
             return decided;
         }
         let logins = self.logins(subject.pod, image).await;
-        records.matches(subject.image, &found.id, &logins.candidates)
+        let matches = records.matches(subject.image, &found.id, &logins.candidates);
+        counters::checked(if matches { Checked::RecordFound } else { Checked::MustAuthenticate });
+        matches
     }
 
     fn already_present(&self, subject: Subject<'_>, found: Image) -> ResolvedImage {

@@ -125,10 +125,10 @@ impl Registry {
     }
 }
 
-pub async fn own(context: &Context, head: &Parts, registry: Registry) -> Reply {
+pub async fn own(context: &Arc<Context>, head: &Parts, registry: Registry) -> Reply {
     let mut text = exposition::families(&metrics::gather(), |family| registry.has(family));
     match registry {
-        Registry::Kubelet => text.push_str(&now::render(context)),
+        Registry::Kubelet => text.push_str(&now::render(context, &storage::logs(context).await)),
         Registry::Probes => text.push_str(&now::start_time()),
         Registry::Slis => {}
     }

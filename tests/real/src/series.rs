@@ -46,9 +46,7 @@ pub fn same_names(w: &mut World) -> Result<()> {
             let _ = writeln!(report, "{endpoint} has, upstream not, {name}");
         }
     }
-    let dir = w.cluster.cache().reports();
-    fs::create_dir_all(&dir)?;
-    fs::write(dir.join("series-differences.txt"), report)?;
+    fs::write(w.cluster.cache().reports().join("series-differences.txt"), report)?;
     expect(missing.is_empty(), missing.join("\n"))?;
     w.delete_pods(&["measured"])
 }
@@ -92,19 +90,14 @@ const LEFT_OUT: [(&str, &[&str]); 2] = [
             "kubelet_topology_manager_",
             "kubelet_pod_level_resources_",
             "plugin_manager_",
-            "volume_operation_",
             "reconstruct_volume_",
             "force_cleaned_failed_volume_",
-            // Ways of working that this agent does not have: worker rounds that block, a second source of events,
-            // statistics by a provider, a background measurement of volumes.
+            // Ways of working that this agent does not have: worker rounds that block, a choice of statistics, a background
+            // measurement of volumes, a cache of pull records.
             "kubelet_pod_worker_",
-            "kubelet_evented_pleg_connection_latency_",
             "kubelet_metrics_provider",
             "kubelet_volume_metric_collection_",
-            "kubelet_container_log_filesystem_",
-            "kubelet_orphan_pod_cleaned_",
-            "kubelet_first_network_pod_",
-            "kubelet_imagemanager_",
+            "kubelet_imagemanager_inmemory_",
         ],
     ),
     // Memory of a kind that no longer is made; upstream shows zeros.
@@ -125,8 +118,12 @@ fn measured_by(w: &World, program: Option<&Path>) -> Result<(NamesByEndpoint, Ve
     wait::until("the server to know the pod", wait::LONG, || Ok(get(w, SUMMARY)?.contains("\"measured\"")))?;
     sleep(SETTLE);
     let (mut all, mut values) = (Vec::new(), Vec::new());
+    let dir = w.cluster.cache().reports();
+    fs::create_dir_all(&dir)?;
+    let whose = if program.is_some() { "upstream" } else { "ours" };
     for endpoint in EXPOSITIONS {
         let text = get(w, endpoint)?;
+        fs::write(dir.join(format!("series-{whose}-{}.txt", endpoint.replace('/', "-"))), &text)?;
         all.push((endpoint, series(&text)));
         values.push(values::samples(&text));
     }
