@@ -32,8 +32,11 @@ pub fn same_names(w: &mut World) -> Result<()> {
     let (theirs, their_values) = measured_by(w, Some(&upstream))?;
     let (ours, our_values) = measured_by(w, None)?;
     let (mut report, mut missing) = (String::new(), Vec::new());
+    let uid = w.kubectl().json(&["get", "pod", "measured"])?["metadata"]["uid"].clone();
     for ((endpoint, theirs), ours) in EXPOSITIONS.iter().zip(&their_values).zip(&our_values) {
         missing.extend(values::differences(endpoint, theirs, ours));
+        let [theirs, ours] = [theirs, ours].map(|side| cgroups(side, uid.as_str().unwrap_or_default()));
+        missing.extend(theirs.difference(&ours).map(|id| format!("{endpoint} lacks the cgroup {id}")));
     }
     for ((endpoint, theirs), (_, ours)) in theirs.iter().zip(&ours) {
         for name in theirs.difference(ours) {
@@ -49,6 +52,14 @@ pub fn same_names(w: &mut World) -> Result<()> {
     fs::write(w.cluster.cache().reports().join("series-differences.txt"), report)?;
     expect(missing.is_empty(), missing.join("\n"))?;
     w.delete_pods(&["measured"])
+}
+
+/// The ids of the cgroups that cAdvisor's page shows: of the node, the classes and that pod. Other pods may be on their
+/// way out.
+fn cgroups(of: &Samples, uid: &str) -> Names {
+    let started = of.keys().filter(|series| series.starts_with("container_start_time_seconds{"));
+    let ids = started.filter_map(|series| Some(series.split_once("id=\"")?.1.split('"').next()?.to_owned()));
+    ids.filter(|id| !id.contains("/pod") || id.contains(uid)).collect()
 }
 
 /// With a probe, volumes and limits, and memory in use that stays what it is: files of a tmpfs.
