@@ -28,6 +28,11 @@ type NamesByEndpoint = Vec<(&'static str, Names)>;
 pub fn same_names(w: &mut World) -> Result<()> {
     w.kubectl().apply(&measured().to_string())?;
     w.kubectl().until_ready("measured")?;
+    for what in ["total", "sli"] {
+        let count = format!("kubelet_pod_start_{what}_duration_seconds_count{{}}");
+        let counted = || Ok(values::samples(&get(w, "metrics")?).get(&count).is_some_and(|pods| *pods >= 1.0));
+        wait::until("the pod's start to be counted", wait::LONG, counted)?;
+    }
     let upstream = w.cluster.cache().bin("kubelet");
     let (theirs, their_values) = measured_by(w, Some(&upstream))?;
     let (ours, our_values) = measured_by(w, None)?;
