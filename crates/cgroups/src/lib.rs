@@ -32,7 +32,7 @@ pub use hierarchy::{Hierarchies, Version};
 pub use limits::{Limits, shares_to_weight, weight_to_shares};
 pub use name::CgroupName;
 pub use node::{Amount, NodeResources, Reserved};
-use pod::{ContainerId, PodUid, SandboxId, memory_qos::MemoryQos};
+use pod::{ContainerId, PodUid, SandboxId, memory_qos::MemoryQos, qos::QosClass};
 pub use pods::EnforcedLimits;
 pub use usage::{MemoryUsage, Pressure, Stall, Throttling, Usage};
 
@@ -203,9 +203,15 @@ impl Cgroups {
         self.path_in_pod(uid, id.as_str())
     }
 
-    /// Any process right in the sandbox's own cgroup: it runs also while no container does.
-    pub fn sandbox_process(&self, uid: &PodUid, id: &SandboxId) -> Option<u32> {
-        self.process(&self.path_in_pod(uid, id.as_str()).ok()?)
+    /// Of the sandbox's own cgroup, whose process runs also while no container does. Not every runtime has one.
+    pub fn sandbox_path(&self, uid: &PodUid, id: &SandboxId) -> Result<String> {
+        self.path_in_pod(uid, id.as_str())
+    }
+
+    /// Of the cgroups that hold the pods of a QoS class; guaranteed ones have none.
+    pub fn class_paths(&self) -> Vec<String> {
+        let classes = [QosClass::BestEffort, QosClass::Burstable].map(|class| self.path(&self.class_name(class)));
+        if self.shared.config.per_qos { classes.into() } else { Vec::new() }
     }
 
     fn path_in_pod(&self, uid: &PodUid, id: &str) -> Result<String> {

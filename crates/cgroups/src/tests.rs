@@ -61,8 +61,9 @@ fn a_sandbox_has_a_process_though_no_container_runs() {
     fs::write(sandbox.join("cgroup.procs"), "77\n").unwrap();
     let hierarchies = Hierarchies::V2 { root: root.path().to_owned(), controllers: Default::default() };
     let cgroups = Cgroups::on(Config::default(), hierarchies).unwrap();
-    assert_eq!(cgroups.sandbox_process(&"u-1".into(), &"s-1".into()), Some(77));
-    assert_eq!(cgroups.sandbox_process(&"u-1".into(), &"s-2".into()), None);
+    let path = cgroups.sandbox_path(&"u-1".into(), &"s-1".into()).unwrap();
+    assert_eq!(cgroups.process(&path), Some(77));
+    assert!(cgroups.sandbox_path(&"u-1".into(), &"s-2".into()).is_err());
 }
 
 fn node() -> NodeResources {

@@ -6,7 +6,7 @@ use api_types::containerd::{
     types::Envelope,
 };
 use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt, future};
-use pod::ContainerId;
+use pod::{ContainerId, time::Timestamp};
 use prost::Message;
 
 use crate::{Cri, error::CriError, events::EventKind, events::EventStream, events::RuntimeEvent};
@@ -30,7 +30,10 @@ impl Cri {
             .map_err(failed)
             .into_stream()
             .try_flatten()
-            .try_filter_map(|envelope| future::ok(runtime_event(&envelope)))
+            .try_filter_map(|envelope| {
+                let made = envelope.timestamp.as_ref().and_then(|t| Timestamp::new(t.seconds, t.nanos).ok());
+                future::ok(runtime_event(&envelope).map(|event| RuntimeEvent { made, ..event }))
+            })
             .boxed()
     }
 }
@@ -61,7 +64,7 @@ fn named(payload: &[u8], kind: EventKind) -> Option<RuntimeEvent> {
 }
 
 fn event(id: String, kind: EventKind) -> RuntimeEvent {
-    RuntimeEvent { id: ContainerId::new(id), pod: None, kind }
+    RuntimeEvent { id: ContainerId::new(id), pod: None, kind, made: None }
 }
 
 #[cfg(test)]

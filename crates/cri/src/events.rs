@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use api_types::runtime::v1::{ContainerEventResponse, ContainerEventType, GetEventsRequest};
 use futures::{FutureExt, Stream, StreamExt, TryFutureExt, TryStreamExt};
-use pod::{ContainerId, PodUid};
+use pod::{ContainerId, PodUid, time::Timestamp};
 
 use crate::{Cri, error::CriError, error::Result};
 
@@ -16,6 +16,8 @@ pub struct RuntimeEvent {
     /// Where the runtime says it.
     pub pod: Option<PodUid>,
     pub kind: EventKind,
+    /// By the runtime's clock, where it says so.
+    pub made: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +60,8 @@ fn runtime_event(e: ContainerEventResponse) -> RuntimeEvent {
         ContainerEventType::ContainerDeletedEvent => EventKind::Deleted,
     };
     let pod = e.pod_sandbox_status.and_then(|s| s.metadata).map(|m| m.uid).filter(|u| !u.is_empty()).map(PodUid::new);
-    RuntimeEvent { id: ContainerId::new(e.container_id), pod, kind }
+    let made = Timestamp::from_nanosecond(e.created_at.into()).ok().filter(|made| *made > Timestamp::UNIX_EPOCH);
+    RuntimeEvent { id: ContainerId::new(e.container_id), pod, kind, made }
 }
 
 #[cfg(test)]
@@ -73,12 +76,15 @@ mod tests {
         let mut event = ContainerEventResponse {
             container_id: "c1".into(),
             container_event_type: ContainerEventType::ContainerStoppedEvent as i32,
+            created_at: 5_000_000_000,
             pod_sandbox_status: Some(PodSandboxStatus { metadata, ..Default::default() }),
             ..Default::default()
         };
-        let expected = RuntimeEvent { id: "c1".into(), pod: Some("u1".into()), kind: EventKind::Stopped };
+        let made = Timestamp::from_second(5).ok();
+        let expected = RuntimeEvent { id: "c1".into(), pod: Some("u1".into()), kind: EventKind::Stopped, made };
         assert_eq!(runtime_event(event.clone()), expected);
-        event.pod_sandbox_status = None;
-        assert_eq!(runtime_event(event).pod, None);
+        (event.pod_sandbox_status, event.created_at) = (None, 0);
+        let bare = runtime_event(event);
+        assert_eq!((bare.pod, bare.made), (None, None));
     }
 }

@@ -1,8 +1,8 @@
 //! Calls on sandboxes.
 
 use api_types::runtime::v1::{
-    LinuxContainerResources, PodSandboxConfig, RemovePodSandboxRequest, RunPodSandboxRequest, StopPodSandboxRequest,
-    UpdatePodSandboxResourcesRequest,
+    LinuxContainerResources, PodSandboxConfig, PodSandboxStatusRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
+    StopPodSandboxRequest, UpdatePodSandboxResourcesRequest,
 };
 use pod::SandboxId;
 
@@ -17,6 +17,15 @@ impl Cri {
         // Network plugins may be slow: twice the usual time, as upstream.
         let reply = call("run_podsandbox", &object, 2 * self.timeout, client.run_pod_sandbox(request)).await?;
         Ok(SandboxId::new(reply.pod_sandbox_id))
+    }
+
+    /// What the runtime knows of it beyond the CRI, in a JSON of its own; empty where it tells nothing.
+    pub async fn sandbox_info(&self, id: &SandboxId) -> Result<String> {
+        let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_string(), verbose: true };
+        let mut client = self.runtime.clone();
+        let mut reply =
+            call("podsandbox_status", id.as_str(), self.timeout, client.pod_sandbox_status(request)).await?;
+        Ok(reply.info.remove("info").unwrap_or_default())
     }
 
     /// Kills what is left in it and takes its network down. Succeeds where it is already done.

@@ -2,7 +2,7 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use prometheus::{HistogramVec, IntCounterVec};
+use prometheus::{HistogramVec, IntCounterVec, IntGauge};
 
 static ENSURE_REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let help = "Number of ensure-image requests processed by the kubelet.";
@@ -21,6 +21,37 @@ pub(crate) static COLLECTED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let help = "Total number of images garbage collected by the kubelet, whether through disk usage or image age.";
     metrics::counters("kubelet_image_garbage_collected_total", help, &["reason"])
 });
+
+pub(crate) static INTENTS: LazyLock<IntGauge> = LazyLock::new(|| {
+    metrics::int_gauge("kubelet_imagemanager_ondisk_pullintents", "Number of ImagePullIntents stored on disk.")
+});
+pub(crate) static RECORDS: LazyLock<IntGauge> = LazyLock::new(|| {
+    metrics::int_gauge("kubelet_imagemanager_ondisk_pulledrecords", "Number of ImagePulledRecords stored on disk.")
+});
+static MUST_PULL_CHECKS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help =
+        "Counter for how many times kubelet checked whether credentials need to be re-verified to access an image";
+    metrics::counters("kubelet_imagemanager_image_mustpull_checks_total", help, &["result"])
+});
+
+/// Why a pod may use a present image, or may not without a pull.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checked {
+    AllowedByPolicy,
+    RecordFound,
+    MustAuthenticate,
+    Error,
+}
+
+pub(crate) fn checked(result: Checked) {
+    let label = match result {
+        Checked::AllowedByPolicy => "credentialPolicyAllowed",
+        Checked::RecordFound => "credentialRecordFound",
+        Checked::MustAuthenticate => "mustAuthenticate",
+        Checked::Error => "error",
+    };
+    MUST_PULL_CHECKS.with_label_values(&[label]).inc();
+}
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;

@@ -19,7 +19,7 @@ use pod::{
 
 use crate::{
     backoff::{BackoffKey, PullBackoff},
-    counters,
+    counters::{self, Checked},
     credentials::{
         Candidate, Origin, Owner,
         docker_config::{self, DockerConfig},
@@ -162,24 +162,30 @@ impl Images {
     }
 
     /// Drop the future to give up: a pull ends when nobody waits for it any more. A `policy` of None follows from the
-    /// tag.
+    /// tag. Also returns when a pull began, if there was one.
     pub async fn ensure(
         &self,
         pod: &DesiredPod,
         (container, used): (&str, Use),
         image: &str,
         policy: Option<&str>,
-    ) -> Result<ResolvedImage, ImageError> {
+    ) -> (Result<ResolvedImage, ImageError>, Option<Mono>) {
         let subject = Subject { pod, container, used, image };
-        let result = self.resolve(subject, policy).await;
+        let mut pull_began = None;
+        let result = self.resolve(subject, policy, &mut pull_began).await;
         if let Err(e) = &result {
             let text = format!("Error: {}", e.reason());
             self.events().container(pod, container, EventType::Warning, event::FAILED, text);
         }
-        result
+        (result, pull_began)
     }
 
-    async fn resolve(&self, subject: Subject<'_>, policy: Option<&str>) -> Result<ResolvedImage, ImageError> {
+    async fn resolve(
+        &self,
+        subject: Subject<'_>,
+        policy: Option<&str>,
+        pull_began: &mut Option<Mono>,
+    ) -> Result<ResolvedImage, ImageError> {
         let image = with_default_tag(subject.image).map_err(|e| {
             let error = ImageError::InvalidName(e);
             self.event(subject, EventType::Warning, "InspectFailed", error.to_string());
@@ -204,7 +210,7 @@ impl Images {
             self.event(subject, EventType::Warning, "ErrImageNeverPull", error.to_string());
             return Err(error);
         }
-        self.pull(subject, image).await
+        self.pull(subject, image, pull_began).await
     }
 
     async fn inspect(&self, subject: Subject<'_>, image: &str) -> Result<Option<Image>, ImageError> {
@@ -222,7 +228,9 @@ impl Images {
             return decided;
         }
         let logins = self.logins(subject.pod, image).await;
-        records.matches(subject.image, &found.id, &logins.candidates)
+        let matches = records.matches(subject.image, &found.id, &logins.candidates);
+        counters::checked(if matches { Checked::RecordFound } else { Checked::MustAuthenticate });
+        matches
     }
 
     fn already_present(&self, subject: Subject<'_>, found: Image) -> ResolvedImage {
@@ -232,7 +240,12 @@ impl Images {
         ResolvedImage { user: user(&found), image_ref: found.id }
     }
 
-    async fn pull(&self, subject: Subject<'_>, image: String) -> Result<ResolvedImage, ImageError> {
+    async fn pull(
+        &self,
+        subject: Subject<'_>,
+        image: String,
+        pull_began: &mut Option<Mono>,
+    ) -> Result<ResolvedImage, ImageError> {
         let clock = self.clock();
         let key = BackoffKey { pod: subject.pod.uid.clone(), image: subject.image.to_owned() };
         let held = self.with_backoff(|b| b.holds(&key, clock.mono()).map(|(left, failure)| (left, failure.to_owned())));
@@ -248,6 +261,7 @@ impl Images {
         })?;
         self.event(subject, EventType::Normal, event::PULLING, format!("Pulling image {:?}", subject.image));
         let started = clock.mono();
+        *pull_began = Some(started);
         let pull = Pull {
             image,
             candidates: logins.candidates,

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    counters::{self, Checked},
     credentials::{Candidate, Origin, Owner, hex},
     reference::Reference,
 };
@@ -169,29 +170,39 @@ impl PulledRecords {
         let (pulling, pulled) = (dir.join("pulling"), dir.join("pulled"));
         make_dir(&pulling, 0o700)?;
         make_dir(&pulled, 0o700)?;
-        Ok(Self { pulling, pulled, policy, clock, intents: Mutex::default() })
+        let records = Self { pulling, pulled, policy, clock, intents: Mutex::default() };
+        records.count_intents();
+        records.count_records();
+        Ok(records)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, UnderWay>> {
         self.intents.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Some(whether the pod may use the present image); None: it depends on its logins.
+    /// Some(whether the pod may use the present image); None: it depends on its logins, and is not counted yet.
     pub fn decide(&self, image: &str, id: &str) -> Option<bool> {
+        let checked = self.check(image, id)?;
+        counters::checked(checked);
+        Some(matches!(checked, Checked::AllowedByPolicy | Checked::RecordFound))
+    }
+
+    fn check(&self, image: &str, id: &str) -> Option<Checked> {
         let intents = self.lock();
         let record = self.record(id);
         let by_kubelet =
             !matches!(record, Found::Nothing) || intents.contains_key(image) || self.intent_path(image).exists();
         if !self.policy.required(image, by_kubelet) {
-            return Some(true);
+            return Some(Checked::AllowedByPolicy);
         }
         match record {
             Found::Record(record) => match record.credential_mapping.get(without_tag(image)) {
-                Some(access) if access.node_pods_accessible => Some(true),
+                Some(access) if access.node_pods_accessible => Some(Checked::RecordFound),
                 Some(_) => None,
-                None => Some(false),
+                None => Some(Checked::MustAuthenticate),
             },
-            Found::Unreadable | Found::Nothing => Some(false),
+            Found::Unreadable => Some(Checked::Error),
+            Found::Nothing => Some(Checked::MustAuthenticate),
         }
     }
 
@@ -234,6 +245,7 @@ impl PulledRecords {
         };
         let json = serde_json::to_vec(&file).unwrap_or_default();
         atomic_file::write(&self.intent_path(image), &json, 0o600)?;
+        self.count_intents();
         let under_way = intents.entry(image.to_owned()).or_default();
         under_way.pulls += 1;
         under_way.unsettled |= left_behind;
@@ -252,6 +264,8 @@ impl PulledRecords {
                 remove(&path);
             }
         }
+        self.count_intents();
+        self.count_records();
     }
 
     /// Forgets images that are gone since before `began`.
@@ -263,6 +277,7 @@ impl PulledRecords {
                 remove(&path);
             }
         }
+        self.count_records();
     }
 
     /// Writes where it changes something; false when that failed. No access: the image is known to be pulled, by
@@ -292,6 +307,7 @@ impl PulledRecords {
         if let Err(e) = &written {
             tracing::error!(image, error = %e, "can't note with whose login an image was pulled");
         }
+        self.count_records();
         written.is_ok()
     }
 
@@ -302,6 +318,14 @@ impl PulledRecords {
             None if path.exists() => Found::Unreadable,
             None => Found::Nothing,
         }
+    }
+
+    fn count_intents(&self) {
+        counters::INTENTS.set(entries(&self.pulling).len() as i64);
+    }
+
+    fn count_records(&self) {
+        counters::RECORDS.set(entries(&self.pulled).len() as i64);
     }
 
     fn intent_path(&self, image: &str) -> PathBuf {
@@ -359,6 +383,7 @@ impl Drop for Intent {
             intents.remove(&self.image);
             if settled {
                 remove(&self.records.intent_path(&self.image));
+                self.records.count_intents();
             }
         }
     }

@@ -23,27 +23,31 @@ pub static WEBSOCKET_STREAMING: LazyLock<IntCounterVec> = LazyLock::new(|| {
     counters("kubelet_websocket_streaming_requests_total", help, &["subresource"])
 });
 
-/// A request being served; `ended` says how long it took.
-pub struct Request<'a> {
-    labels: [&'a str; 4],
+/// A request being served. It ends when this is dropped: also when the client has gone away.
+pub struct Request<T: Fn() -> Duration> {
+    labels: [&'static str; 4],
+    took: T,
 }
 
-impl<'a> Request<'a> {
-    pub fn begun(method: &'a str, path: &'a str, server_type: &'a str, long_running: bool) -> Self {
+impl<T: Fn() -> Duration> Request<T> {
+    /// `took` is asked at the end.
+    pub fn begun(
+        method: &'static str,
+        path: &'static str,
+        server_type: &'static str,
+        long_running: bool,
+        took: T,
+    ) -> Self {
         let labels = [method, path, server_type, if long_running { "true" } else { "false" }];
         REQUESTS.with_label_values(&labels).inc();
         INFLIGHT.with_label_values(&labels).inc();
-        Self { labels }
-    }
-
-    pub fn ended(self, took: Duration) {
-        DURATION.with_label_values(&self.labels).observe(took.as_secs_f64());
+        Self { labels, took }
     }
 }
 
-/// Also when the client went away before the end.
-impl Drop for Request<'_> {
+impl<T: Fn() -> Duration> Drop for Request<T> {
     fn drop(&mut self) {
+        DURATION.with_label_values(&self.labels).observe((self.took)().as_secs_f64());
         INFLIGHT.with_label_values(&self.labels).dec();
     }
 }

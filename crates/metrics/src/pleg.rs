@@ -31,6 +31,10 @@ pub static LAST_SEEN: LazyLock<Gauge> =
     LazyLock::new(|| gauge("kubelet_pleg_last_seen_seconds", "Timestamp in seconds when PLEG was last seen active."));
 pub static DISCARD_EVENTS: LazyLock<IntCounter> =
     LazyLock::new(|| counter("kubelet_pleg_discard_events", "The number of discard events in PLEG."));
+pub static EVENT_LATENCY: LazyLock<Histogram> = LazyLock::new(|| {
+    let help = "The latency of streaming connection with the CRI runtime, measured in seconds.";
+    histogram("kubelet_evented_pleg_connection_latency_seconds", help, &DEFAULT_BUCKETS)
+});
 pub static STREAM_OPENED: LazyLock<IntCounter> = LazyLock::new(|| {
     counter(
         "kubelet_evented_pleg_connection_success_count",
@@ -45,7 +49,7 @@ pub static STREAM_ERRORS: LazyLock<IntCounter> = LazyLock::new(|| {
 });
 
 pub(crate) fn show() {
-    for duration in [&RELIST_DURATION, &RELIST_INTERVAL, &POD_RELIST_DURATION] {
+    for duration in [&RELIST_DURATION, &RELIST_INTERVAL, &POD_RELIST_DURATION, &EVENT_LATENCY] {
         LazyLock::force(duration);
     }
     for count in [&DISCARD_EVENTS, &STREAM_OPENED, &STREAM_ERRORS] {

@@ -13,6 +13,11 @@ static OPERATIONS: LazyLock<HistogramVec> = LazyLock::new(|| {
     histograms("storage_operation_duration_seconds", "Storage operation duration", &BUCKETS, &labels)
 });
 
+static WHOLE: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let help = "Storage operation end to end duration in seconds";
+    histograms("volume_operation_total_seconds", help, &BUCKETS, &["plugin_name", "operation_name"])
+});
+
 static VOLUMES: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     int_gauges("volume_manager_total_volumes", "Number of volumes in Volume Manager", &["plugin_name", "state"])
 });
@@ -38,6 +43,11 @@ pub fn changed(world: World, plugin: &str, by: i64) {
 pub enum Operation {
     Mount,
     Unmount,
+}
+
+/// From the first wish for the volume to its being in place, with all tries.
+pub fn in_place(plugin: &str, took: Duration) {
+    WHOLE.with_label_values(&[plugin, "overall_volume_mount"]).observe(took.as_secs_f64());
 }
 
 /// Of one volume.

@@ -66,7 +66,7 @@ struct Hints {
 
 impl Hints {
     fn event(&mut self, event: RuntimeEvent) {
-        let RuntimeEvent { id, pod, kind } = event;
+        let RuntimeEvent { id, pod, kind, .. } = event;
         let owner = pod.or_else(|| self.observer.cache().owner(&id));
         let begins = matches!(kind, EventKind::Created | EventKind::Started);
         match owner {

@@ -80,7 +80,11 @@ impl Listener {
                     if !self.stands() {
                         self.stand();
                     }
-                    self.observer.health.seen(self.observer.clock.mono());
+                    let now = self.observer.clock.now();
+                    self.observer.health.seen(now.mono);
+                    if let Some(made) = event.made {
+                        metrics::pleg::EVENT_LATENCY.observe(now.age_of(made).as_secs_f64());
+                    }
                     _ = self.hints.send(Hint::Event(event));
                 }
                 Some(Err(error)) if error.is_unimplemented() => break End::Unimplemented,

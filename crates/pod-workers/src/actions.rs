@@ -9,7 +9,7 @@ use images::Use;
 use pod::{
     ContainerId, ContainerState, Containers, DesiredPod, ObservedPod, ObservedSandbox,
     api::Container,
-    mounts::{ContainerMount, EventType},
+    mounts::{ContainerMount, EventType, ResolvedImage},
     plan::{StartContainer, StopContainer},
     quantity::ApiList,
     reason::{self, event},
@@ -22,6 +22,7 @@ use volumes::{MountedVolumes, MountsFor};
 use crate::{
     in_flight::{Done, Failure},
     parts::Parts,
+    startup::Startup,
     termination,
 };
 
@@ -118,8 +119,9 @@ pub(crate) async fn start(
     observed: Arc<ObservedPod>,
     setup: Arc<Setup>,
     start: StartContainer,
+    startup: Option<Arc<Startup>>,
 ) -> Done {
-    let result = try_start(&parts, &desired, &observed, &setup, &start).await;
+    let result = try_start(&parts, &desired, &observed, &setup, &start, startup.as_deref()).await;
     let made = result.as_ref().ok().cloned().flatten();
     relist_with(&parts, &desired, made).await;
     Done::Started { name: start.name, result: result.map(drop) }
@@ -131,16 +133,16 @@ async fn try_start(
     observed: &ObservedPod,
     setup: &Setup,
     start: &StartContainer,
+    startup: Option<&Startup>,
 ) -> Result<Option<Made>, Failure> {
     let Some((_, container)) = desired.container(&start.name) else { return Ok(None) };
     let Some(sandbox) = observed.ready_sandbox() else { return Ok(None) };
     let node = parts.node.borrow().clone();
     let image = container.image.as_deref().unwrap_or_default();
     // Boxed, one after the other: in one piece a start would hold 35 KiB while it waits for the runtime.
-    let volumes = image_volumes(parts, desired, &container).boxed().await?;
+    let volumes = image_volumes(parts, desired, &container, startup).boxed().await?;
     let user = (start.name.as_str(), Use::Container);
-    let image = parts.images.ensure(desired, user, image, container.image_pull_policy.as_deref()).boxed().await;
-    let image = image.map_err(|e| Failure { waiting: e.waiting(), retry_after: e.retry_after(), event_sent: false })?;
+    let image = image_for(parts, desired, user, image, container.image_pull_policy.as_deref(), startup).boxed().await?;
     let allocatable: ApiList = pod::quantity::to_api_list(&node.allocatable);
     let ips = pod_ips(sandbox, &node.host_ips);
     let mut request = StartRequest {
@@ -209,11 +211,27 @@ fn failure(waiting: pod::Waiting) -> Failure {
     Failure { waiting, retry_after: None, event_sent: true }
 }
 
+async fn image_for(
+    parts: &Parts,
+    desired: &DesiredPod,
+    user: (&str, Use),
+    image: &str,
+    policy: Option<&str>,
+    startup: Option<&Startup>,
+) -> Result<ResolvedImage, Failure> {
+    let (image, pull_began) = parts.images.ensure(desired, user, image, policy).await;
+    if let Some(startup) = startup {
+        startup.image(pull_began, image.is_ok(), parts.clock.mono());
+    }
+    image.map_err(|e| Failure { waiting: e.waiting(), retry_after: e.retry_after(), event_sent: false })
+}
+
 /// The images that the container mounts as volumes, pulled before its own.
 async fn image_volumes(
     parts: &Parts,
     desired: &DesiredPod,
     container: &Container,
+    startup: Option<&Startup>,
 ) -> Result<BTreeMap<String, String>, Failure> {
     let mut pulled = BTreeMap::new();
     for volume in desired.spec().volumes.iter().flatten() {
@@ -223,9 +241,7 @@ async fn image_volumes(
         }
         let name = source.reference.as_deref().unwrap_or_default();
         let user = (container.name.as_str(), Use::Volume);
-        let image = parts.images.ensure(desired, user, name, source.pull_policy.as_deref()).await;
-        let image =
-            image.map_err(|e| Failure { waiting: e.waiting(), retry_after: e.retry_after(), event_sent: false })?;
+        let image = image_for(parts, desired, user, name, source.pull_policy.as_deref(), startup).await?;
         pulled.insert(volume.name.clone(), image.image_ref);
     }
     Ok(pulled)

@@ -11,6 +11,7 @@ mod qos;
 mod records;
 mod remains;
 mod resize;
+mod startup;
 mod termination;
 mod view;
 mod worker;

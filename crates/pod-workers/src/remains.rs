@@ -113,14 +113,18 @@ pub(crate) async fn sweep(parts: Parts, known: HashSet<PodUid>) -> bool {
     let known = |uid: &PodUid| known.contains(uid) || parts.view.get(uid).is_some(); // pods go on arriving
     let on_disk = parts.volumes.leftovers().inspect_err(|error| tracing::warn!(%error, "pods' directories not listed"));
     let mut clean = on_disk.is_ok();
-    let uids: HashSet<PodUid> = on_disk.unwrap_or_default().into_iter().chain(parts.cgroups.pods()).collect();
+    let on_disk: HashSet<PodUid> = on_disk.unwrap_or_default().into_iter().collect();
+    let (mut with_directory, mut failed) = (0, 0);
+    let uids: HashSet<PodUid> = on_disk.iter().cloned().chain(parts.cgroups.pods()).collect();
     for uid in uids {
         if known(&uid) {
             continue;
         }
         tracing::info!(%uid, "removing what is left of a pod that nobody knows");
+        with_directory += usize::from(on_disk.contains(&uid));
         if let Err(error) = parts.volumes.remove_pod(&uid).boxed().await {
             tracing::warn!(%uid, %error, "volumes of an unknown pod not removed");
+            failed += 1;
             clean = false;
         }
         if let Err(error) = parts.cgroups.remove_pod(&uid).boxed().await {
@@ -128,6 +132,7 @@ pub(crate) async fn sweep(parts: Parts, known: HashSet<PodUid>) -> bool {
             clean = false;
         }
     }
+    metrics::pods::swept(with_directory, failed);
     let pods = parts.pleg.snapshot();
     let alive = |id: &ContainerId| {
         pods.iter().filter_map(|pod| pod.container(id)).any(|container| container.state != ContainerState::Exited)

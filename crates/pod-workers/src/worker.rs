@@ -26,6 +26,7 @@ use crate::{
     in_flight::{Done, Failure, Tasks},
     inbox::Inbox,
     parts::Parts,
+    startup::Startup,
     termination,
 };
 
@@ -70,6 +71,8 @@ pub(crate) struct Worker {
     /// not count, and the pod may be older than the machine's boot.
     began: Mono,
     age_at_begin: Duration,
+    /// Until the pod has been seen to run.
+    startup: Option<Arc<Startup>>,
     /// A completed pod keeps its dead containers and its directory until it is deleted.
     keeps_remains: bool,
     /// A step was held back by the node's network.
@@ -129,6 +132,7 @@ impl Worker {
             stage: Stage::Bare,
             began: now.mono,
             age_at_begin: now.age_of(first_seen),
+            startup: Startup::of(&desired),
             keeps_remains: false,
             awaits_network: false,
             deadline: None,
@@ -196,6 +200,7 @@ impl Worker {
         self.heed_resize(&inbox);
         self.forgive_changed(&inbox.desired);
         self.desired = inbox.desired.clone();
+        self.count_startup();
         self.turn_to_end(&inbox);
         self.begin_span();
         match self.report.life {
@@ -528,7 +533,8 @@ impl Worker {
             self.in_flight.retry.remove(&start.name);
             self.in_flight.starting.insert(start.name.clone());
             let name = start.name.clone();
-            let task = actions::start(self.parts.clone(), self.desired.clone(), observed.clone(), setup.clone(), start);
+            let (parts, desired, startup) = (self.parts.clone(), self.desired.clone(), self.startup.clone());
+            let task = actions::start(parts, desired, observed.clone(), setup.clone(), start, startup);
             self.tasks.spawn_start(&name, task);
         }
     }

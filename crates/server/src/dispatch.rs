@@ -51,7 +51,12 @@ pub struct Call {
     pub body: Incoming,
     pub params: Params,
     pub peer: SocketAddr,
+    pub counted: Counted,
 }
+
+/// The request in the metrics: it lasts for as long as somebody holds this, be it the reply's body or what joins an
+/// upgraded connection.
+pub type Counted = Arc<dyn Send + Sync>;
 
 impl Call {
     pub fn query(&self) -> crate::query::Query {
@@ -92,10 +97,11 @@ impl Dispatcher {
         let server = if port == Port::Main { "readwrite" } else { "readonly" };
         let clock = self.context.deps.clock;
         let begun = clock.mono();
-        let counted = metrics::http::Request::begun(method_label(request.method()), path, server, long_running);
-        let reply = self.serve(request, peer, port).await;
-        counted.ended(clock.mono().since(begun));
-        reply
+        let took = move || clock.mono().since(begun);
+        let method = method_label(request.method());
+        let counted: Counted = Arc::new(metrics::http::Request::begun(method, path, server, long_running, took));
+        let reply = self.serve(request, peer, port, &counted).await;
+        reply.map(|body| reply::holding(body, counted))
     }
 
     /// How long its client may take nothing of that reply.
@@ -116,7 +122,7 @@ impl Dispatcher {
         }
     }
 
-    async fn serve(&self, request: Request<Incoming>, peer: &Peer, port: Port) -> Reply {
+    async fn serve(&self, request: Request<Incoming>, peer: &Peer, port: Port, counted: &Counted) -> Reply {
         let found = routes::find(request.uri().path());
         if port == Port::Main {
             let route = found.as_ref().map(|(route, _)| *route);
@@ -132,7 +138,7 @@ impl Dispatcher {
             return reply::method_not_allowed(route.methods);
         }
         let (head, body) = request.into_parts();
-        let call = Call { head, body, params, peer: peer.address };
+        let call = Call { head, body, params, peer: peer.address, counted: counted.clone() };
         let span = spans::begin(route, &call);
         let reply = span.cover(self.hand_over(route.endpoint, call)).await;
         spans::end(&span, &reply);

@@ -1,8 +1,14 @@
 //! Replies in the few forms the kubelet API uses.
 
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
+use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
 
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -22,12 +28,33 @@ pub fn full(content: impl Into<Bytes>) -> Body {
 }
 
 /// With something that is given back when the body has been sent, or is not wanted any more.
-pub fn holding(body: Body, held: impl Send + 'static) -> Body {
-    body.map_frame(move |frame| {
-        let _held = &held;
-        frame
-    })
-    .boxed_unsync()
+pub fn holding(inner: Body, held: impl Send + Unpin + 'static) -> Body {
+    Holding { inner, _held: held }.boxed_unsync()
+}
+
+struct Holding<T> {
+    inner: Body,
+    _held: T,
+}
+
+impl<T: Unpin> hyper::body::Body for Holding<T> {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
 }
 
 pub fn empty() -> Body {
@@ -92,6 +119,7 @@ mod tests {
     async fn what_a_body_holds_is_free_once_it_was_read() {
         let held = Arc::new(());
         let mut body = holding(full("x"), held.clone());
+        assert_eq!(hyper::body::Body::size_hint(&body).exact(), Some(1));
         assert!(body.frame().await.is_some());
         assert_eq!(Arc::strong_count(&held), 2);
         drop(body);

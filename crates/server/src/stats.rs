@@ -13,6 +13,7 @@ mod network;
 mod now;
 mod resource;
 mod sample;
+mod sandbox_images;
 mod storage;
 mod summary;
 mod turns;
@@ -28,6 +29,7 @@ use crate::{
     query::Query,
     reply::{self, Reply},
 };
+use cadvisor::Beside;
 use cadvisor_details::Extra;
 use sample::Pair;
 pub use sample::Stats;
@@ -57,13 +59,17 @@ pub async fn summary(context: &Arc<Context>, call: Call) -> Reply {
 pub async fn cadvisor(context: &Arc<Context>, head: &Parts) -> Reply {
     match samples(context).await {
         Ok((now, _)) => {
+            let sandboxes = now.pods.iter().filter_map(|pod| Some(&pod.sandbox.as_ref()?.id)).collect();
+            let images = context.stats.sandbox_images.of(&context.deps.cri, sandboxes).await;
             let reader = context.clone();
             // Reads a few files for each cgroup, and every process' descriptors.
             let text = context.stats.details.take(move || {
-                let paths = cadvisor::paths(&now);
-                let details = paths.into_iter().map(|path| reader.deps.cgroups.details(path)).collect();
+                let cgroups = &reader.deps.cgroups;
+                let beside = Beside::read(cgroups, &now, images);
+                let groups = cadvisor::groups(&now, &beside);
+                let details = groups.iter().map(|group| cgroups.details(group.labels[1])).collect();
                 let extra = Extra { details, disks: disks::mounted(), device_names: disks::names() };
-                cadvisor::render(&now, &extra, &MachineFacts::read())
+                cadvisor::render(&now, &groups, &extra, &MachineFacts::read())
             });
             match text.await {
                 Ok(text) => compressed::page(&head.headers, text).await,
@@ -125,10 +131,10 @@ impl Registry {
     }
 }
 
-pub async fn own(context: &Context, head: &Parts, registry: Registry) -> Reply {
+pub async fn own(context: &Arc<Context>, head: &Parts, registry: Registry) -> Reply {
     let mut text = exposition::families(&metrics::gather(), |family| registry.has(family));
     match registry {
-        Registry::Kubelet => text.push_str(&now::render(context)),
+        Registry::Kubelet => text.push_str(&now::render(context, &storage::logs(context).await)),
         Registry::Probes => text.push_str(&now::start_time()),
         Registry::Slis => {}
     }

@@ -23,7 +23,7 @@ use http::StatusCode;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
-    dispatch::{Call, Context},
+    dispatch::{Call, Context, Counted},
     reply::{self, Reply},
     routes::Endpoint,
 };
@@ -31,20 +31,21 @@ pub use checkpoint::checkpoint;
 use parameters::{StreamParameters, forwarded_ports};
 use runtime_url::RuntimeUrl;
 
-/// What a joined connection needs besides its two ends; the slot is free again when it ends.
+/// What a joined connection needs besides its two ends; when it ends, its slot is free again and its request is over.
 pub struct Joint {
     pub url: RuntimeUrl,
     pub idle: std::time::Duration,
     pub stop: tokio_util::sync::CancellationToken,
     pub tasks: tokio_util::task::TaskTracker,
-    pub slot: OwnedSemaphorePermit,
+    pub held: (OwnedSemaphorePermit, Counted),
 }
 
 pub async fn handle(context: &Arc<Context>, endpoint: Endpoint, call: Call) -> Reply {
     let Ok(slot) = context.streams.clone().try_acquire_owned() else { return reply::too_many_requests() };
+    let held = (slot, call.counted.clone());
     let result = match endpoint {
-        Endpoint::PortForward => port_forward(context, call, slot).await,
-        _ => process(context, endpoint, call, slot).await,
+        Endpoint::PortForward => port_forward(context, call, held).await,
+        _ => process(context, endpoint, call, held).await,
     };
     result.unwrap_or_else(|refusal| refusal)
 }
@@ -53,7 +54,7 @@ async fn process(
     context: &Context,
     endpoint: Endpoint,
     call: Call,
-    slot: OwnedSemaphorePermit,
+    held: (OwnedSemaphorePermit, Counted),
 ) -> Result<Reply, Reply> {
     let query = call.query();
     let parameters = StreamParameters::parse(&query).map_err(bad_request)?;
@@ -63,7 +64,7 @@ async fn process(
     } else {
         target::attach(context, &call, parameters).await?
     };
-    let joint = joint(context, &url, slot)?;
+    let joint = joint(context, &url, held)?;
     if context.config.extend_websockets && websocket::offers(&call.head.headers, websocket::is_v5) {
         let subresource = if endpoint == Endpoint::Exec { "exec" } else { "attach" };
         metrics::http::WEBSOCKET_STREAMING.with_label_values(&[subresource]).inc();
@@ -72,7 +73,7 @@ async fn process(
     Ok(passthrough::serve(call, joint).await)
 }
 
-async fn port_forward(context: &Context, call: Call, slot: OwnedSemaphorePermit) -> Result<Reply, Reply> {
+async fn port_forward(context: &Context, call: Call, held: (OwnedSemaphorePermit, Counted)) -> Result<Reply, Reply> {
     let tunnel = context.config.extend_websockets && websocket::offers(&call.head.headers, websocket::is_tunnel);
     // SPDY clients name the port per stream; older websockets in the query.
     let ports = if !tunnel && websocket::is_request(&call.head.headers) {
@@ -81,7 +82,7 @@ async fn port_forward(context: &Context, call: Call, slot: OwnedSemaphorePermit)
         Vec::new()
     };
     let url = target::port_forward(context, &call, &ports).await?;
-    let joint = joint(context, &url, slot)?;
+    let joint = joint(context, &url, held)?;
     if tunnel {
         metrics::http::WEBSOCKET_STREAMING.with_label_values(&["portforward"]).inc();
         return Ok(tunnel::serve(call, joint).await);
@@ -89,13 +90,13 @@ async fn port_forward(context: &Context, call: Call, slot: OwnedSemaphorePermit)
     Ok(passthrough::serve(call, joint).await)
 }
 
-fn joint(context: &Context, url: &str, slot: OwnedSemaphorePermit) -> Result<Joint, Reply> {
+fn joint(context: &Context, url: &str, held: (OwnedSemaphorePermit, Counted)) -> Result<Joint, Reply> {
     Ok(Joint {
         url: RuntimeUrl::parse(url).map_err(|error| error.reply())?,
         idle: context.config.streaming_connection_idle_timeout,
         stop: context.stop.clone(),
         tasks: context.tasks.clone(),
-        slot,
+        held,
     })
 }
 

@@ -51,6 +51,10 @@ async fn an_admin_reads_and_wrong_methods_say_what_is_right() {
     assert!(slis.text.contains("kubernetes_healthcheck{name=\"syncloop\",type=\"healthz\"} 1"), "{}", slis.text);
     let metrics = node.as_user("admin", "GET", "/metrics").await;
     assert!(metrics.text.contains("kubelet_http_requests_total{") && !metrics.text.contains("kubernetes_healthcheck"));
+    node.log("1970-01-01T00:00:01Z stdout F hello\n");
+    let metrics = node.as_user("admin", "GET", "/metrics").await;
+    let logs = "kubelet_container_log_filesystem_used_bytes{container=\"app\",namespace=\"ns\",pod=\"web\",uid=";
+    assert!(metrics.text.contains(logs), "{}", metrics.text);
     let summary = node.as_user("admin", "GET", "/stats/summary?only_cpu_and_memory=true").await;
     assert!(summary.text.contains("\"nodeName\":\"node-1\""), "{}", summary.text);
     assert!(summary.text.contains("\"name\":\"runtime\",\"startTime\""), "{}", summary.text);
@@ -208,6 +212,29 @@ async fn an_upgrade_reaches_the_runtime_and_bytes_come_back() {
     assert_eq!(none.text, "you must specify at least 1 of stdin, stdout, stderr");
     let missing = node.as_user("admin", "POST", "/exec/ns/web/slow?command=id&output=1").await;
     assert_eq!(missing.text, "container not found (\"slow\")");
+}
+
+/// Of this label set no other test has a request, since all tests of a process share the metrics.
+async fn until_in_flight(labels: &str, wanted: u32) {
+    let line = format!("kubelet_http_inflight_requests{{{labels},server_type=\"readwrite\"}} {wanted}\n");
+    while !metrics::gather().contains(&line) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_a_request_in_flight_until_it_has_ended() {
+    let node = Node::start(|_| {}).await;
+    let exec = "long_running=\"true\",method=\"GET\",path=\"exec\"";
+    let ended = format!("kubelet_http_requests_duration_seconds_count{{{exec},server_type=\"readwrite\"}}");
+    let headers = [("connection", "Upgrade"), ("upgrade", "SPDY/3.1")];
+    let mut stream = node.upgrade("GET", "/exec/ns/web/app?command=id&output=1", &headers).await;
+    assert_eq!(stream.echo(b"bytes").await, b"bytes");
+    until_in_flight(exec, 1).await;
+    assert!(!metrics::gather().contains(&ended), "how long it takes is not known yet");
+    drop(stream);
+    until_in_flight(exec, 0).await;
+    assert!(metrics::gather().contains(&format!("{ended} 1\n")));
 }
 
 #[tokio::test]

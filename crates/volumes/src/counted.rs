@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use metrics::volumes::{Operation, World, changed, done};
+use metrics::volumes::{Operation, World, changed, done, in_place};
 use pod::{DesiredPod, api::Volume};
 
 use crate::{error::VolumeError, prepare::volumes_in_use};
@@ -12,6 +12,11 @@ use crate::{error::VolumeError, prepare::volumes_in_use};
 /// The pod's volumes came or went, all of them.
 pub(crate) fn count(pod: &DesiredPod, world: World, by: i64) {
     volumes_in_use(pod).for_each(|volume| changed(world, plugin(volume), by));
+}
+
+/// For the first time, so long after they were wanted.
+pub(crate) fn all_in_place(pod: &DesiredPod, took: Duration) {
+    volumes_in_use(pod).for_each(|volume| in_place(plugin(volume), took));
 }
 
 pub(crate) fn mounted(pod: &DesiredPod, outcome: Result<(), &VolumeError>, took: Duration) {
@@ -72,6 +77,7 @@ mod tests {
         let bad = VolumeError::set_up("bad", Cause::TakenDown);
         mounted(&pod, Err(&bad), Duration::from_secs(3));
         taken_down(&pod, true, Duration::from_secs(1));
+        all_in_place(&pod, Duration::from_secs(9));
         let text = metrics::gather();
         let count = |operation: &str, status: &str, plugin: &str| {
             text.contains(&format!(
@@ -83,5 +89,8 @@ mod tests {
         assert!(count("volume_mount", "fail-unknown", "image"), "{text}");
         assert!(count("volume_unmount", "success", "empty-dir"), "{text}");
         assert!(!text.contains("host-path"), "{text}");
+        let whole = "volume_operation_total_seconds_sum{operation_name=\"overall_volume_mount\",\
+                     plugin_name=\"kubernetes.io/image\"} 9";
+        assert!(text.contains(whole), "{text}");
     }
 }

@@ -31,6 +31,7 @@ struct Entry {
     refs: BTreeSet<ObjectRef>,
     /// All volumes have been put in place.
     mounted: bool,
+    wanted_since: Option<Mono>,
     due: Option<Mono>,
     failures: u32,
     refreshing: bool,
@@ -42,8 +43,9 @@ struct Entry {
 pub(crate) struct Registry(HashMap<PodUid, Entry>);
 
 impl Registry {
-    pub fn enter(&mut self, pod: &DesiredPod) -> Locks {
+    pub fn enter(&mut self, pod: &DesiredPod, now: Mono) -> Locks {
         let entry = self.0.entry(pod.uid.clone()).or_default();
+        entry.wanted_since.get_or_insert(now);
         entry.refs = refs_of(&pod.pod);
         entry.pod = Some(pod.clone());
         entry.locks.clone()
@@ -86,11 +88,12 @@ impl Registry {
         self.0.get(uid)?.pod.clone()
     }
 
-    /// All files are as they should be, until `renew_at`; true when they are for the first time.
-    pub fn succeeded(&mut self, uid: &PodUid, renew_at: Option<Mono>) -> bool {
-        let Some(entry) = self.0.get_mut(uid) else { return false };
+    /// All files are as they should be, until `renew_at`; when they are for the first time, since when they were wanted.
+    pub fn succeeded(&mut self, uid: &PodUid, renew_at: Option<Mono>) -> Option<Mono> {
+        let entry = self.0.get_mut(uid)?;
         (entry.failures, entry.due) = (0, renew_at);
-        entry.pod.is_some() && !std::mem::replace(&mut entry.mounted, true)
+        let first = entry.pod.is_some() && !std::mem::replace(&mut entry.mounted, true);
+        entry.wanted_since.filter(|_| first)
     }
 
     /// To be tried again, later each time.
@@ -153,7 +156,8 @@ mod tests {
     fn registry() -> (Registry, PodUid) {
         let mut registry = Registry::default();
         let pod = pod(json!({"volumes": [{"name": "v", "configMap": {"name": "c"}}], "containers": []}));
-        registry.enter(&pod);
+        registry.enter(&pod, secs(1));
+        registry.enter(&pod, secs(2));
         (registry, pod.uid)
     }
 
@@ -191,10 +195,12 @@ mod tests {
     #[test]
     fn a_pod_that_is_taken_down_is_left_alone() {
         let (mut registry, uid) = registry();
-        assert!(registry.succeeded(&uid, Some(secs(1))) && registry.is_mounted(&uid));
-        assert!(!registry.succeeded(&uid, Some(secs(1))));
+        assert_eq!(registry.succeeded(&uid, Some(secs(1))), Some(secs(1)), "wanted since then");
+        assert!(registry.is_mounted(&uid));
+        assert_eq!(registry.succeeded(&uid, Some(secs(1))), None);
         registry.close(&uid);
-        assert!(!registry.succeeded(&uid, None) && !registry.is_mounted(&uid));
+        assert_eq!(registry.succeeded(&uid, None), None);
+        assert!(!registry.is_mounted(&uid));
         assert!(!registry.is_open(&uid));
         assert_eq!((registry.due(secs(9)), registry.changed(None), registry.next_due()), (vec![], vec![], None));
         registry.forget(&uid);
@@ -206,7 +212,7 @@ mod tests {
         let (mut registry, uid) = registry();
         let desired = registry.pod(&uid).unwrap();
         registry.close(&uid);
-        registry.enter(&desired);
+        registry.enter(&desired, secs(3));
         registry.forget(&uid);
         assert!(registry.is_open(&uid));
     }

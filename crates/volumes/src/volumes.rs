@@ -152,7 +152,7 @@ impl Inner {
         if !registry.is_open(&pod.uid) {
             counted::count(pod, World::Desired, 1);
         }
-        registry.enter(pod)
+        registry.enter(pod, self.clock.mono())
     }
 
     /// The pod as it was kept until now.
@@ -181,8 +181,10 @@ impl Inner {
         }
         match &outcome {
             Ok((_, renew_at)) => {
-                if self.registry().succeeded(&pod.uid, *renew_at) {
+                let wanted_since = self.registry().succeeded(&pod.uid, *renew_at);
+                if let Some(since) = wanted_since {
                     counted::count(pod, World::Actual, 1);
+                    counted::all_in_place(pod, now.since(since));
                 }
             }
             // A worker calls again after a failed mount by itself.

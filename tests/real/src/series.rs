@@ -28,12 +28,20 @@ type NamesByEndpoint = Vec<(&'static str, Names)>;
 pub fn same_names(w: &mut World) -> Result<()> {
     w.kubectl().apply(&measured().to_string())?;
     w.kubectl().until_ready("measured")?;
+    for what in ["total", "sli"] {
+        let count = format!("kubelet_pod_start_{what}_duration_seconds_count{{}}");
+        let counted = || Ok(values::samples(&get(w, "metrics")?).get(&count).is_some_and(|pods| *pods >= 1.0));
+        wait::until("the pod's start to be counted", wait::LONG, counted)?;
+    }
     let upstream = w.cluster.cache().bin("kubelet");
     let (theirs, their_values) = measured_by(w, Some(&upstream))?;
     let (ours, our_values) = measured_by(w, None)?;
     let (mut report, mut missing) = (String::new(), Vec::new());
+    let uid = w.kubectl().json(&["get", "pod", "measured"])?["metadata"]["uid"].clone();
     for ((endpoint, theirs), ours) in EXPOSITIONS.iter().zip(&their_values).zip(&our_values) {
         missing.extend(values::differences(endpoint, theirs, ours));
+        let [theirs, ours] = [theirs, ours].map(|side| cgroups(side, uid.as_str().unwrap_or_default()));
+        missing.extend(theirs.difference(&ours).map(|id| format!("{endpoint} lacks the cgroup {id}")));
     }
     for ((endpoint, theirs), (_, ours)) in theirs.iter().zip(&ours) {
         for name in theirs.difference(ours) {
@@ -46,11 +54,17 @@ pub fn same_names(w: &mut World) -> Result<()> {
             let _ = writeln!(report, "{endpoint} has, upstream not, {name}");
         }
     }
-    let dir = w.cluster.cache().reports();
-    fs::create_dir_all(&dir)?;
-    fs::write(dir.join("series-differences.txt"), report)?;
+    fs::write(w.cluster.cache().reports().join("series-differences.txt"), report)?;
     expect(missing.is_empty(), missing.join("\n"))?;
     w.delete_pods(&["measured"])
+}
+
+/// The ids of the cgroups that cAdvisor's page shows: of the node, the classes and that pod. Other pods may be on their
+/// way out.
+fn cgroups(of: &Samples, uid: &str) -> Names {
+    let started = of.keys().filter(|series| series.starts_with("container_start_time_seconds{"));
+    let ids = started.filter_map(|series| Some(series.split_once("id=\"")?.1.split('"').next()?.to_owned()));
+    ids.filter(|id| !id.contains("/pod") || id.contains(uid)).collect()
 }
 
 /// With a probe, volumes and limits, and memory in use that stays what it is: files of a tmpfs.
@@ -92,19 +106,14 @@ const LEFT_OUT: [(&str, &[&str]); 2] = [
             "kubelet_topology_manager_",
             "kubelet_pod_level_resources_",
             "plugin_manager_",
-            "volume_operation_",
             "reconstruct_volume_",
             "force_cleaned_failed_volume_",
-            // Ways of working that this agent does not have: worker rounds that block, a second source of events,
-            // statistics by a provider, a background measurement of volumes.
+            // Ways of working that this agent does not have: worker rounds that block, a choice of statistics, a background
+            // measurement of volumes, a cache of pull records.
             "kubelet_pod_worker_",
-            "kubelet_evented_pleg_connection_latency_",
             "kubelet_metrics_provider",
             "kubelet_volume_metric_collection_",
-            "kubelet_container_log_filesystem_",
-            "kubelet_orphan_pod_cleaned_",
-            "kubelet_first_network_pod_",
-            "kubelet_imagemanager_",
+            "kubelet_imagemanager_inmemory_",
         ],
     ),
     // Memory of a kind that no longer is made; upstream shows zeros.
@@ -125,8 +134,12 @@ fn measured_by(w: &World, program: Option<&Path>) -> Result<(NamesByEndpoint, Ve
     wait::until("the server to know the pod", wait::LONG, || Ok(get(w, SUMMARY)?.contains("\"measured\"")))?;
     sleep(SETTLE);
     let (mut all, mut values) = (Vec::new(), Vec::new());
+    let dir = w.cluster.cache().reports();
+    fs::create_dir_all(&dir)?;
+    let whose = if program.is_some() { "upstream" } else { "ours" };
     for endpoint in EXPOSITIONS {
         let text = get(w, endpoint)?;
+        fs::write(dir.join(format!("series-{whose}-{}.txt", endpoint.replace('/', "-"))), &text)?;
         all.push((endpoint, series(&text)));
         values.push(values::samples(&text));
     }

@@ -18,7 +18,7 @@ pub const ENDPOINTS: &[(&str, Support)] = &[
     (
         "GET /metrics",
         Partly(
-            "no series of the Go runtime and of libraries for API servers, of parts that are not there (managers of CPU, memory and topology, DRA, plugins), of volume managers, worker rounds, pull records; of pods with user namespaces that fail to start, those whose containers fail are not counted",
+            "no series of the Go runtime and of libraries for API servers, of parts that are not there (managers of CPU, memory and topology, DRA, plugins, the rebuilding of what is known of volumes, a cache of pull records), of worker rounds; of pods with user namespaces that fail to start, those whose containers fail are not counted",
         ),
     ),
     ("GET /metrics/cadvisor", Works),

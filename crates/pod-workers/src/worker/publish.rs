@@ -9,7 +9,10 @@ use pod::{
 };
 
 use super::Worker;
-use crate::view::PodView;
+use crate::{
+    startup::{Seen, is_stateful},
+    view::PodView,
+};
 
 impl Worker {
     /// Of a pod whose first container has begun to run.
@@ -19,6 +22,20 @@ impl Worker {
         if phase(status) == "Running" && matches!(before.as_str(), "" | "Pending") {
             metrics::pods::running(self.age_at_begin + self.parts.clock.mono().since(self.began));
         }
+    }
+
+    /// Once, when the API says for the first time that all of the pod runs.
+    pub(super) fn count_startup(&mut self) {
+        let Some(startup) = &self.startup else { return };
+        match startup.seen(&self.desired, &self.observed.borrow(), self.parts.clock.wall()) {
+            Seen::Starting => return,
+            Seen::Running { total, own } => {
+                let own = (!is_stateful(&self.desired)).then_some(own);
+                metrics::pods::seen_running(total, own, !self.desired.host_network());
+            }
+            Seen::Over => {}
+        }
+        self.startup = None;
     }
 
     pub(super) fn publish(&mut self) {

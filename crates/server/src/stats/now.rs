@@ -4,15 +4,19 @@ use std::{collections::BTreeMap, fs};
 
 use pod::{ContainerState, Life};
 
-use super::exposition::{Point, Text};
+use super::{
+    exposition::{Point, Text},
+    storage::LogUse,
+};
 use crate::{PodRow, dispatch::Context};
 
-pub fn render(context: &Context) -> String {
+pub fn render(context: &Context, logs: &[LogUse]) -> String {
     let mut text = Text::default();
     node(&mut text, context);
     let rows = context.deps.pods.list();
     pods(&mut text, &rows);
     running(&mut text, context, &rows);
+    log_use(&mut text, logs);
     process(&mut text);
     text.finish()
 }
@@ -130,6 +134,17 @@ fn running(text: &mut Text, context: &Context, rows: &[PodRow]) {
     let points = states.iter().map(|(state, containers)| point([*state], *containers));
     let help = "Number of containers currently running";
     text.family("kubelet_running_containers", "gauge", help, ["container_state"], points);
+}
+
+fn log_use(text: &mut Text, logs: &[LogUse]) {
+    let points = logs.iter().map(|log| {
+        let (uid, key) = (log.row.mirror_uid.as_ref().unwrap_or(&log.row.desired.uid), &log.row.desired.key);
+        let labels = [&*log.container, &*key.namespace, &*key.name, uid.as_str()];
+        Point { labels, value: log.bytes as f64, at: None }
+    });
+    let help = "Bytes used by the container's logs on the filesystem.";
+    let labels = ["container", "namespace", "pod", "uid"];
+    text.family("kubelet_container_log_filesystem_used_bytes", "gauge", help, labels, points);
 }
 
 fn state_of(state: ContainerState) -> &'static str {

@@ -6,12 +6,13 @@ use std::{
 };
 
 use cgroups::{Usage, Who};
-use pod::{ContainerState, Mono, PodKey, PodUid, time::Timestamp};
+use pod::{ContainerState, Mono, PodKey, PodUid, SandboxId, time::Timestamp};
 
 use super::{
     machine::Machine,
     network::{self, Interface},
     now,
+    sandbox_images::SandboxImages,
     storage::Volumes,
     turns::Turns,
 };
@@ -46,6 +47,7 @@ pub struct Sample {
 #[derive(Debug)]
 pub struct System {
     pub name: &'static str,
+    pub path: String,
     pub since: Option<Timestamp>,
     pub usage: Usage,
 }
@@ -61,7 +63,16 @@ pub struct PodSample {
     pub usage: Usage,
     /// Empty for a pod in the node's own network.
     pub network: Vec<Interface>,
+    /// Where it has a cgroup of its own.
+    pub sandbox: Option<SandboxSample>,
     pub containers: Vec<ContainerSample>,
+}
+
+#[derive(Debug)]
+pub struct SandboxSample {
+    pub id: SandboxId,
+    pub path: String,
+    pub started: Timestamp,
 }
 
 #[derive(Debug)]
@@ -98,6 +109,7 @@ pub struct Stats {
     pub samples: Turns,
     pub details: Turns,
     pub storage: Turns,
+    pub sandbox_images: SandboxImages,
 }
 
 #[derive(Default)]
@@ -140,7 +152,7 @@ fn read(deps: &ServerDeps) -> Sample {
     let usage = |who| deps.cgroups.usage(who).unwrap_or_default();
     let since = |path: &str| Timestamp::try_from(deps.cgroups.created(path)?).ok();
     let system = |name, path: &str, since: Option<Timestamp>| {
-        Some(System { name, since, usage: deps.cgroups.usage(Who::Path(path)).ok()? })
+        Some(System { name, path: path.to_owned(), since, usage: deps.cgroups.usage(Who::Path(path)).ok()? })
     };
     // Upstream shows the agent's own start here, not its cgroup's.
     let kubelet = deps.cgroups.own_path().and_then(|path| system("kubelet", &path, started()));
@@ -189,10 +201,15 @@ fn pod(deps: &ServerDeps, row: &PodRow) -> Option<PodSample> {
     let own_network = row.desired.spec().host_network != Some(true);
     // The containers of a pod share their sandbox's network, which stays while they come and go; not every runtime has a
     // process in the sandbox.
-    let ready = observed.iter().flat_map(|pod| &pod.sandboxes).filter(|sandbox| sandbox.ready && own_network);
-    let process = ready.max_by_key(|sandbox| sandbox.attempt).and_then(|sandbox| {
+    let ready = observed.iter().flat_map(|pod| &pod.sandboxes).filter(|sandbox| sandbox.ready);
+    let ready = ready.max_by_key(|sandbox| sandbox.attempt);
+    let sandbox = ready.and_then(|sandbox| {
+        let path = deps.cgroups.sandbox_path(uid, &sandbox.id).ok()?;
+        Some(SandboxSample { id: sandbox.id.clone(), path, started: sandbox.created_at })
+    });
+    let process = ready.filter(|_| own_network).and_then(|_| {
         let of_container = || containers.iter().find_map(|container| deps.cgroups.process(&container.path));
-        deps.cgroups.sandbox_process(uid, &sandbox.id).or_else(of_container)
+        sandbox.as_ref().and_then(|sandbox| deps.cgroups.process(&sandbox.path)).or_else(of_container)
     });
     let status = row.status.as_deref().or(row.desired.pod.status.as_ref());
     Some(PodSample {
@@ -205,6 +222,7 @@ fn pod(deps: &ServerDeps, row: &PodRow) -> Option<PodSample> {
         network: process
             .map(|process| network::of_process(&process.to_string(), MOST_POD_INTERFACES))
             .unwrap_or_default(),
+        sandbox,
         containers,
     })
 }

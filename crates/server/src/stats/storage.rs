@@ -15,7 +15,7 @@ use host::{
 };
 use pod::{DesiredPod, Mono, PodUid};
 
-use crate::dispatch::Context;
+use crate::{PodRow, dispatch::Context};
 
 /// Inodes looked at in one tree.
 const MOST_INODES: u64 = 2_000_000;
@@ -106,6 +106,33 @@ pub async fn read(context: &std::sync::Arc<Context>) -> Storage {
         pods
     });
     Storage { layers, pods: pods.await.unwrap_or_default() }
+}
+
+/// The logs of one container.
+pub struct LogUse {
+    pub row: PodRow,
+    pub container: String,
+    pub bytes: u64,
+}
+
+/// Of all containers that have logs.
+pub async fn logs(context: &std::sync::Arc<Context>) -> Vec<LogUse> {
+    let reader = context.clone();
+    let found = context.stats.storage.take(move || {
+        let root =
+            RootDir::new(&reader.config.root_dir).with_logs(&reader.config.pod_logs_dir, &reader.config.pod_logs_dir);
+        let mut found = Vec::new();
+        for row in reader.deps.pods.list() {
+            for (_, container) in row.desired.all_containers() {
+                let used = flat(&root.container_log(&row.desired.key, &row.desired.uid, &container.name));
+                if used.inodes > 0 {
+                    found.push(LogUse { row: row.clone(), container: container.name.to_string(), bytes: used.bytes });
+                }
+            }
+        }
+        found
+    });
+    found.await.unwrap_or_default()
 }
 
 /// Logs and the pod's own files.

@@ -521,6 +521,7 @@ mod tests {
     fn system_containers_have_a_start_and_only_the_pods_a_bound() {
         let system = |name| System {
             name,
+            path: String::new(),
             since: Timestamp::from_second(70).ok(),
             usage: Usage { memory: Some(MemoryUsage::default()), ..Usage::default() },
         };
@@ -565,6 +566,7 @@ mod tests {
             path: String::new(),
             usage: Usage { pids: Some(40), ..Usage::default() },
             network: Vec::new(),
+            sandbox: None,
             containers: vec![container(2), container(1)],
         };
         assert_eq!(processes(&pod).map(|processes| processes.process_count), Some(3));

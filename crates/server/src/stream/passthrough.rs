@@ -100,9 +100,9 @@ fn join(call: Call, answer: Response<Incoming>, joint: Joint) -> Reply {
     *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *reply.headers_mut() = answer.headers().clone();
     let Call { head, body, .. } = call;
-    let Joint { idle, stop, tasks, slot, .. } = joint;
+    let Joint { idle, stop, tasks, held, .. } = joint;
     tasks.spawn(async move {
-        let _slot = slot;
+        let _held = held;
         let joined = async {
             let client = hyper::upgrade::on(Request::from_parts(head, body)).await?;
             let runtime = hyper::upgrade::on(answer).await?;

@@ -77,9 +77,9 @@ fn join(call: Call, answer: Response<Incoming>, joint: Joint) -> Reply {
         Err(refusal) => return refusal,
     };
     let Call { head, body, .. } = call;
-    let Joint { idle, stop, tasks, slot, .. } = joint;
+    let Joint { idle, stop, tasks, held, .. } = joint;
     tasks.spawn(async move {
-        let _slot = slot;
+        let _held = held;
         let joined = async {
             let client = TokioIo::new(hyper::upgrade::on(Request::from_parts(head, body)).await?);
             let runtime = TokioIo::new(hyper::upgrade::on(answer).await?);
