@@ -17,7 +17,7 @@ use crate::{
     ApiError, Reachability,
     body::{self, Lines},
     budget::{Budget, Budgets},
-    connection::{Connections, Identity, Origin, WatchClient},
+    connection::{Connections, Credentials, Identity, Origin, WatchClient},
     reachability::ReachabilityCell,
     request::Call,
 };
@@ -40,11 +40,18 @@ pub struct ClientOptions {
     pub user_agent: String,
     /// rotateCertificates: goes before the kubeconfig's user.
     pub identity: Option<Identity>,
+    /// The node has no identity yet: calls wait until `identity` names a file.
+    pub awaits_identity: bool,
 }
 
 impl ClientOptions {
-    fn pair(&self) -> Option<PathBuf> {
-        self.identity.as_ref().and_then(Identity::file)
+    /// `identified`: whether there has been an identity before.
+    fn credentials(&self, identified: bool) -> Credentials {
+        match self.identity.as_ref().and_then(Identity::file) {
+            Some(pair) => Credentials::Pair(pair),
+            None if self.awaits_identity && !identified => Credentials::ToCome,
+            None => Credentials::OfKubeconfig,
+        }
     }
 }
 
@@ -59,6 +66,7 @@ impl Default for ClientOptions {
             heartbeat_timeout: Duration::from_secs(10),
             user_agent: "kubelet/v1.37.2 (linux/amd64) ferrolet/0.1.0".to_owned(),
             identity: None,
+            awaits_identity: false,
         }
     }
 }
@@ -75,6 +83,8 @@ struct Shared {
     connections: ArcSwap<Connections>,
     /// Counts reloads: watches reopen on it, so that no connection outlives its credentials for long.
     generation: watch::Sender<u64>,
+    /// False until the first identity has come, where that is awaited.
+    identified: watch::Sender<bool>,
     budgets: Budgets,
     reachability: ReachabilityCell,
     clock: Clock,
@@ -91,10 +101,11 @@ impl ApiServer {
     /// Reads the kubeconfig and the files it names. Doesn't connect: the server may be started by this very agent.
     pub async fn from_kubeconfig(path: impl AsRef<Path>, options: ClientOptions) -> Result<Self, ApiError> {
         let path = path.as_ref();
-        let pair = options.pair();
-        let files = Fingerprint::of(path, pair.as_deref()).await;
-        let origin = Origin::from_kubeconfig(path, &options.user_agent, pair.as_deref()).await?;
-        Self::new(Some(path.to_owned()), origin, files, options)
+        let credentials = options.credentials(false);
+        let files = Fingerprint::of(path, &credentials).await;
+        let origin = Origin::from_kubeconfig(path, &options.user_agent, &credentials).await?;
+        let identified = !matches!(credentials, Credentials::ToCome);
+        Self::new(Some(path.to_owned()), origin, files, options, identified)
     }
 
     /// Talks to a service in this process. Needs a tokio runtime around it.
@@ -108,7 +119,8 @@ impl ApiServer {
     {
         let origin = Origin::Fixed(kube::Client::new(service, "default"));
         let files = Fingerprint::default();
-        Self::new(None, origin, files, options).expect("a service that is there needs no credentials")
+        let identified = !options.awaits_identity;
+        Self::new(None, origin, files, options, identified).expect("a service that is there needs no credentials")
     }
 
     fn new(
@@ -116,6 +128,7 @@ impl ApiServer {
         origin: Origin,
         files: Fingerprint,
         options: ClientOptions,
+        identified: bool,
     ) -> Result<Self, ApiError> {
         let budgets = Budgets::new(options.qps, options.burst, options.event_qps, options.event_burst);
         let connections = ArcSwap::from_pointee(Connections::new(origin)?);
@@ -123,7 +136,9 @@ impl ApiServer {
         let clock = Clock::start();
         let reachability = ReachabilityCell::new(clock);
         let files = tokio::sync::Mutex::new(files);
-        let shared = Shared { kubeconfig, options, connections, generation, budgets, reachability, clock, files };
+        let identified = watch::Sender::new(identified);
+        let shared =
+            Shared { kubeconfig, options, connections, generation, identified, budgets, reachability, clock, files };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -131,9 +146,9 @@ impl ApiServer {
     pub async fn reload(&self) -> Result<(), ApiError> {
         let Some(path) = &self.shared.kubeconfig else { return Ok(()) };
         let mut files = self.shared.files.lock().await;
-        let pair = self.shared.options.pair();
-        let found = Fingerprint::of(path, pair.as_deref()).await;
-        self.reconnect(path, pair.as_deref()).await?;
+        let credentials = self.credentials();
+        let found = Fingerprint::of(path, &credentials).await;
+        self.reconnect(path, &credentials).await?;
         *files = found;
         Ok(())
     }
@@ -142,20 +157,27 @@ impl ApiServer {
     pub async fn reload_if_changed(&self) -> Result<bool, ApiError> {
         let Some(path) = &self.shared.kubeconfig else { return Ok(false) };
         let mut files = self.shared.files.lock().await;
-        let pair = self.shared.options.pair();
-        let found = Fingerprint::of(path, pair.as_deref()).await;
+        let credentials = self.credentials();
+        let found = Fingerprint::of(path, &credentials).await;
         if found == *files {
             return Ok(false);
         }
         // What could not be loaded is tried again.
-        self.reconnect(path, pair.as_deref()).await?;
+        self.reconnect(path, &credentials).await?;
         *files = found;
         Ok(true)
     }
 
-    async fn reconnect(&self, path: &Path, pair: Option<&Path>) -> Result<(), ApiError> {
-        let origin = Origin::from_kubeconfig(path, &self.shared.options.user_agent, pair).await?;
+    fn credentials(&self) -> Credentials {
+        self.shared.options.credentials(*self.shared.identified.borrow())
+    }
+
+    async fn reconnect(&self, path: &Path, credentials: &Credentials) -> Result<(), ApiError> {
+        let origin = Origin::from_kubeconfig(path, &self.shared.options.user_agent, credentials).await?;
         self.shared.connections.store(Arc::new(Connections::new(origin)?));
+        if !matches!(credentials, Credentials::ToCome) {
+            self.identity_came();
+        }
         self.shared.generation.send_modify(|n| *n += 1);
         tracing::info!(path = %path.display(), "API client reloaded");
         Ok(())
@@ -164,6 +186,22 @@ impl ApiServer {
     /// The server's address with its port, as the kubeconfig has it.
     pub fn address(&self) -> String {
         self.shared.connections.load().host.clone()
+    }
+
+    /// Whether the node's first identity is still to come; every call but a review waits for it then.
+    pub fn awaits_identity(&self) -> bool {
+        !*self.shared.identified.borrow()
+    }
+
+    /// Until there is one. For what makes a call's content, so that it is of the time of the call.
+    pub async fn identified(&self) {
+        if self.awaits_identity() {
+            let _ = self.shared.identified.subscribe().wait_for(|there| *there).await;
+        }
+    }
+
+    pub(crate) fn identity_came(&self) {
+        self.shared.identified.send_if_modified(|there| !std::mem::replace(there, true));
     }
 
     /// What the last request found out about the server.
@@ -190,8 +228,9 @@ impl ApiServer {
         self.ask_raw(&call).await.map(drop)
     }
 
-    /// The deadline covers the waits that the server asks for, but not the wait for our own budget.
+    /// The deadline covers the waits that the server asks for, but not those for our own identity and budget.
     pub(crate) async fn ask_raw(&self, call: &Call) -> Result<Vec<u8>, ApiError> {
+        self.identified().await;
         let asked = self.shared.clock.mono();
         self.shared.budgets.take(call.budget).await;
         let waited = self.shared.clock.mono().since(asked);
@@ -233,6 +272,7 @@ impl ApiServer {
 
     /// Opens a watch; its deadline is for the answer's head only.
     pub(crate) async fn open_watch(&self, call: Call) -> Result<WatchStream, ApiError> {
+        self.identified().await;
         let connections = self.shared.connections.load_full();
         let place = connections.for_watch()?;
         let limit = self.shared.options.request_timeout;
@@ -331,10 +371,10 @@ impl WatchStream {
 struct Fingerprint(u64);
 
 impl Fingerprint {
-    async fn of(kubeconfig: &Path, pair: Option<&Path>) -> Self {
+    async fn of(kubeconfig: &Path, credentials: &Credentials) -> Self {
         use std::hash::{DefaultHasher, Hash, Hasher};
         let mut hasher = DefaultHasher::new();
-        let pair = pair.map(Path::to_owned);
+        let pair = credentials.file().map(Path::to_owned);
         for path in std::iter::once(kubeconfig.to_owned()).chain(named_files(kubeconfig)).chain(pair) {
             tokio::fs::read(&path).await.ok().hash(&mut hasher);
         }

@@ -63,6 +63,24 @@ impl fmt::Debug for Identity {
     }
 }
 
+/// As whom the client goes to the server.
+pub(crate) enum Credentials {
+    OfKubeconfig,
+    /// A file with certificate and key, in place of the kubeconfig's user.
+    Pair(PathBuf),
+    /// The node's own are still to come, and nobody else's serve in their place.
+    ToCome,
+}
+
+impl Credentials {
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Pair(file) => Some(file),
+            Self::OfKubeconfig | Self::ToCome => None,
+        }
+    }
+}
+
 /// Where clients come from.
 pub(crate) enum Origin {
     Kubeconfig(Box<Config>, Option<Proxy>),
@@ -71,21 +89,29 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
-    /// `pair`: a file with certificate and key to use in place of the kubeconfig's user.
-    pub(crate) async fn from_kubeconfig(path: &Path, user_agent: &str, pair: Option<&Path>) -> Result<Self, ApiError> {
+    pub(crate) async fn from_kubeconfig(
+        path: &Path,
+        user_agent: &str,
+        credentials: &Credentials,
+    ) -> Result<Self, ApiError> {
         let wrong = |source| ApiError::Kubeconfig { path: path.to_owned(), source: Arc::new(source) };
         let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
         let options = KubeConfigOptions::default();
         let own_proxy = proxy::of_kubeconfig(&kubeconfig);
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(wrong)?;
-        if let Some(pair) = pair {
-            let file = Some(pair.display().to_string());
-            if config.auth_info.client_certificate_data.is_some() || config.auth_info.client_certificate != file {
-                let (kubeconfig, pair) = (path.display(), pair.display());
-                tracing::info!(%kubeconfig, %pair, "the rotated client certificate goes before the kubeconfig's");
+        match credentials {
+            Credentials::OfKubeconfig => {}
+            Credentials::ToCome => config.auth_info = AuthInfo::default(),
+            Credentials::Pair(pair) => {
+                let file = Some(pair.display().to_string());
+                if config.auth_info.client_certificate_data.is_some() || config.auth_info.client_certificate != file {
+                    let (kubeconfig, pair) = (path.display(), pair.display());
+                    tracing::info!(%kubeconfig, %pair, "the rotated client certificate goes before the kubeconfig's");
+                }
+                // A token or a plugin would be asked beside the certificate: nothing of the user stays, as upstream.
+                config.auth_info =
+                    AuthInfo { client_certificate: file.clone(), client_key: file, ..AuthInfo::default() };
             }
-            // A token or a plugin would be asked beside the certificate: nothing of the user stays, as upstream.
-            config.auth_info = AuthInfo { client_certificate: file.clone(), client_key: file, ..AuthInfo::default() };
         }
         if let Ok(value) = HeaderValue::from_str(user_agent) {
             config.headers.push((header::USER_AGENT, value));
@@ -235,17 +261,19 @@ mod tests {
                     contexts: [{name: c, context: {cluster: k, user: u}}]\n\
                     users: [{name: u, user: {client-certificate-data: b2xk, client-key-data: b2xk, token: t}}]\n";
         std::fs::write(&path, text).unwrap();
-        let user = async |pair| match Origin::from_kubeconfig(&path, "a", pair).await.unwrap() {
+        let user = async |credentials| match Origin::from_kubeconfig(&path, "a", &credentials).await.unwrap() {
             Origin::Kubeconfig(config, _) => config.auth_info,
             Origin::Fixed(_) => unreachable!(),
         };
-        assert!(user(None).await.client_certificate_data.is_some());
-        let with_pair = user(Some(Path::new("/pki/current.pem"))).await;
+        assert!(user(Credentials::OfKubeconfig).await.client_certificate_data.is_some());
+        let with_pair = user(Credentials::Pair("/pki/current.pem".into())).await;
+        let without = user(Credentials::ToCome).await;
         std::fs::remove_dir_all(&dir).unwrap();
         assert_eq!(with_pair.client_certificate.as_deref(), Some("/pki/current.pem"));
         assert_eq!(with_pair.client_key.as_deref(), Some("/pki/current.pem"));
         assert!(with_pair.client_certificate_data.is_none() && with_pair.client_key_data.is_none());
         assert!(with_pair.token.is_none());
+        assert!(without.client_certificate_data.is_none() && without.token.is_none());
     }
 
     #[tokio::test]

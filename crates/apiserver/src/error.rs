@@ -35,6 +35,8 @@ pub enum ApiError {
     Decode { operation: &'static str, object: String, category: &'static str, line: usize, column: usize },
     #[error("{operation} {object}: the request can't be built: {detail}")]
     Request { operation: &'static str, object: String, detail: String },
+    #[error("{operation} {object}: the node has no certificate yet")]
+    NoIdentity { operation: &'static str, object: String },
     #[error("kubeconfig {}: {}", path.display(), with_causes(source))]
     Kubeconfig {
         path: PathBuf,

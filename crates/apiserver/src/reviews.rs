@@ -41,8 +41,12 @@ impl ApiServer {
         Ok(answer.status.unwrap_or_default())
     }
 
-    /// Asks again where the connection broke off or the server is in trouble.
+    /// Asks again where the connection broke off or the server is in trouble. A caller gets his answer now: it does not
+    /// wait for the node's identity.
     async fn review<T: DeserializeOwned>(&self, call: Call) -> Result<T, ApiError> {
+        if self.awaits_identity() {
+            return Err(ApiError::NoIdentity { operation: call.operation, object: call.object });
+        }
         for pause in PAUSES {
             match self.ask(call.clone()).await {
                 Err(error) if error.is_transient() && !error.is_deadline() => tokio::time::sleep(pause).await,

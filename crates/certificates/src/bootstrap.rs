@@ -8,7 +8,7 @@ mod request;
 mod rotation;
 mod store;
 
-pub use first::{FirstIdentity, ensure_identity};
+pub use first::{FirstIdentity, ensure_identity, prepare_identity};
 pub use identity::follow_identity;
 pub use kubeconfig::client_certificate_validity;
 pub(crate) use rotation::wait_until;

@@ -65,6 +65,12 @@ static CLIENT_CA: LazyLock<Ttl> = LazyLock::new(|| {
         "Seconds until the first certificate of clientCAFile expires, negative once one has.",
     )
 });
+static CLUSTER_CA: LazyLock<Ttl> = LazyLock::new(|| {
+    Ttl::new(
+        "ferrolet_cluster_ca_ttl_seconds",
+        "Seconds until the first CA certificate of the kubeconfig expires, negative once one has.",
+    )
+});
 pub(crate) static SERVING_ERRORS: LazyLock<IntCounter> = LazyLock::new(|| {
     metrics::counter("kubelet_server_expiration_renew_errors", "Failed renewals of the serving certificate.")
 });
@@ -114,6 +120,10 @@ pub(crate) fn client_expires(at: Timestamp) {
 
 pub(crate) fn client_ca_expires(at: Timestamp) {
     CLIENT_CA.expires.store(at.as_second(), Ordering::Relaxed);
+}
+
+pub(crate) fn cluster_ca_expires(at: Timestamp) {
+    CLUSTER_CA.expires.store(at.as_second(), Ordering::Relaxed);
 }
 
 #[cfg(test)]

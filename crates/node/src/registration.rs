@@ -29,6 +29,7 @@ pub(crate) async fn register(
     initial: impl Fn() -> Node,
     new_machine: bool,
 ) -> Registered {
+    api.identified().await;
     let tried = clock.mono();
     let mut pause = FIRST_PAUSE;
     let mut said = String::new();

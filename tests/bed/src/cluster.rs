@@ -294,15 +294,27 @@ apiServer: {{certSANs: ["127.0.0.1"]}}
     }
 
     pub fn start_controllers(&self) -> Result<()> {
-        let (p, etc) = (self.dir.join("pki"), self.dir.join("etc"));
+        self.start_controller_manager(&[])?;
+        let mut args = self.kubeconfigs_of("scheduler");
+        args.push("--leader-elect=false".into());
+        self.start_program("kube-scheduler", &args)?;
+        wait::until("the default service account", wait::LONG, || {
+            Ok(self.kubectl().run(&["get", "serviceaccount", "default"]).is_ok())
+        })
+    }
+
+    fn kubeconfigs_of(&self, who: &str) -> Vec<String> {
+        let file = self.dir.join(format!("etc/{who}.conf"));
+        ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"]
+            .map(|flag| format!("--{flag}={}", file.display()))
+            .to_vec()
+    }
+
+    /// With more arguments than usual.
+    pub fn start_controller_manager(&self, more: &[String]) -> Result<()> {
+        let p = self.dir.join("pki");
         let p = p.display();
-        let kubeconfig = |who: &str| {
-            let file = etc.join(format!("{who}.conf"));
-            ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"]
-                .map(|flag| format!("--{flag}={}", file.display()))
-                .to_vec()
-        };
-        let mut args = kubeconfig("controller-manager");
+        let mut args = self.kubeconfigs_of("controller-manager");
         args.extend([
             format!("--client-ca-file={p}/ca.crt"),
             format!("--cluster-signing-cert-file={p}/ca.crt"),
@@ -313,13 +325,8 @@ apiServer: {{certSANs: ["127.0.0.1"]}}
             "--controllers=*,bootstrapsigner,tokencleaner".into(),
             "--leader-elect=false".into(),
         ]);
-        self.start_program("kube-controller-manager", &args)?;
-        let mut args = kubeconfig("scheduler");
-        args.push("--leader-elect=false".into());
-        self.start_program("kube-scheduler", &args)?;
-        wait::until("the default service account", wait::LONG, || {
-            Ok(self.kubectl().run(&["get", "serviceaccount", "default"]).is_ok())
-        })
+        args.extend_from_slice(more);
+        self.start_program("kube-controller-manager", &args)
     }
 
     pub fn stop_apiserver(&self) {

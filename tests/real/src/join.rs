@@ -1,4 +1,4 @@
-//! A node that joins as a k3s worker: node endpoints as k3s' are, before the real API server, with its CAs. The agent is
+//! A node that joins, by `bootstrap` or as a k3s worker: node endpoints as k3s' are, before the real API server, with its CAs. The agent is
 //! started with what `kubelet join k3s` wrote and said, and tells a collector what it does.
 
 use std::{fs, net::SocketAddr, path::Path, process::Command, time::Duration};
@@ -8,7 +8,10 @@ use bed::{Runtime, kubectl::is_ready, process, wait};
 use serde_json::{Value, json};
 use testing::{Ca, FakeCollector, FakeK3s, K3s, attribute};
 
-use crate::world::{Group, World, expect, kubelet, shell_pod, uid};
+use crate::{
+    bootstrap,
+    world::{Group, World, expect, kubelet, shell_pod, uid},
+};
 
 /// Another than the API server's, as k3s has it when the two are apart.
 const PORT: u16 = 9345;
@@ -22,6 +25,9 @@ pub fn group() -> Group {
         tests: vec![
             ("the_agent_runs_on_what_a_k3s_join_wrote", runs_on_a_join as crate::world::Test),
             ("a_pods_start_is_seen_by_a_collector", pods_start_is_traced),
+            ("static_pods_run_before_the_first_certificate", bootstrap::static_pods_run_before_the_node_is_known),
+            ("a_serving_certificate_is_signed_by_the_cluster", bootstrap::serving_certificate_is_signed),
+            ("a_client_certificate_is_replaced_before_it_expires", bootstrap::client_certificate_is_rotated),
         ],
     }
 }

@@ -130,7 +130,7 @@ fn join(w: &mut World) -> Result<()> {
         let requests = k.json(&["get", "csr"])?;
         let bootstrap = |c: &Value| {
             c["spec"]["username"].as_str().is_some_and(|u| u.starts_with("system:bootstrap:"))
-                && c["metadata"]["name"].as_str().is_some_and(|n| n.starts_with("node-csr-"))
+                && c["metadata"]["name"].as_str().is_some_and(|n| n.starts_with("csr-"))
         };
         expect(requests["items"].as_array().is_some_and(|all| all.iter().any(bootstrap)), &requests)?;
         let left = worker.ssh(&["ls", "/etc/kubernetes", "/var/lib/kubelet/pki"])?;

@@ -3,6 +3,7 @@
 //! `real [--list] [GROUP[/TEST]...]` with FERROLET_KUBELET naming the binary under test. A plain program rather
 //! than `cargo test`: a cluster is shared by many tests and must be ended by whoever started it.
 
+mod bootstrap;
 mod checkpoint;
 mod churn;
 mod disruption;

@@ -56,6 +56,30 @@ async fn a_refusal_shows_that_somebody_is_there_and_silence_that_nobody_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn calls_wait_for_the_nodes_identity_however_long_and_reviews_do_not() {
+    let fake = FakeApiserver::new();
+    fake.put(pod("web", "node-a"));
+    let options =
+        ClientOptions { awaits_identity: true, request_timeout: Duration::from_secs(5), ..Default::default() };
+    let api = ApiServer::from_service(fake.clone(), options);
+    let call = tokio::spawn({
+        let api = api.clone();
+        async move { api.get_pod(&key()).await }
+    });
+    let services = api.services();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(api.awaits_identity() && !call.is_finished() && fake.requests().is_empty());
+    let error = api.token_review("t", &[]).await.unwrap_err();
+    assert!(error.to_string().contains("no certificate yet"), "{error}");
+
+    api.identity_came();
+    assert!(!api.awaits_identity());
+    call.await.unwrap().unwrap();
+    settle().await;
+    assert!(services.is_synced());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_ends_at_its_deadline() {
     let silent = tower::service_fn(|_: http::Request<crate::RequestBody>| async {
         std::future::pending::<()>().await;

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::{
     PairStore,
-    kubeconfig::{certificate_file, client_certificate_validity, expired, files_of},
+    kubeconfig::{ca_expiry, certificate_file, client_certificate_validity, expired, files_of},
     rotation::wait_until,
 };
 use crate::{Result, follow::Files, ttl};
@@ -22,6 +22,9 @@ pub async fn follow_identity(kubeconfig: &Path, rotated: Option<&PairStore>, api
         let mut files = Files::new(named.collect());
         if let Err(error) = api.reload_if_changed().await {
             tracing::warn!(error = apiserver::with_causes(&error), "changed client credentials not taken");
+        }
+        if let Some(at) = ca_expiry(kubeconfig) {
+            ttl::cluster_ca_expires(at);
         }
         // One with a token or a plugin has no certificate.
         let Ok((file, not_after)) = in_use(kubeconfig, rotated, clock.wall()) else {

@@ -179,6 +179,17 @@ fn given(path: &Path, data: Option<&str>, file: Option<&Path>, what: &str) -> Re
     fs::read(&file).map_err(|source| CertificateError::Read { path: file, source })
 }
 
+/// When the first certificate of the cluster's CA expires; None where none is named that can be read.
+pub fn ca_expiry(path: &Path) -> Option<Timestamp> {
+    let config = read(path).ok()?;
+    let cluster = config.cluster()?;
+    let text = |key: &str| cluster.get(key).and_then(|value| value.as_str());
+    let file = text("certificate-authority").map(Path::new);
+    let pem = given(path, text("certificate-authority-data"), file, "CA").ok()?;
+    let origin = path.display().to_string();
+    chain(&pem, &origin).ok()?.iter().filter_map(|ca| Leaf::read(ca, &origin).ok()).map(|ca| ca.not_after).min()
+}
+
 /// The kubeconfig and the files that it names, but for a token's: the client reads that one again by itself.
 pub fn files_of(path: &Path) -> Vec<PathBuf> {
     let mut files = vec![path.to_owned()];
@@ -298,6 +309,19 @@ users:
         let expected = [path.clone(), dir.path().join("ca.crt"), PathBuf::from("/pki/c.pem"), dir.path().join("k")];
         assert_eq!(files_of(&path), expected);
         assert_eq!(files_of(Path::new("/nowhere")), [PathBuf::from("/nowhere")]);
+    }
+
+    #[test]
+    fn the_expiry_of_the_clusters_ca_is_known_whether_named_or_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, ca) = (dir.path().join("kubelet.conf"), dir.path().join("ca.crt"));
+        fs::write(&path, BOOTSTRAP).unwrap();
+        assert_eq!(ca_expiry(&path), None, "the file it names is missing");
+        write_pair(&ca, 2030);
+        assert_eq!(ca_expiry(&path).unwrap().to_string(), "2030-01-01T00:00:00Z");
+        let held = base64::engine::general_purpose::STANDARD.encode(fs::read(&ca).unwrap());
+        fs::write(&path, BOOTSTRAP.replace("authority: ca.crt", &format!("authority-data: {held}"))).unwrap();
+        assert_eq!(ca_expiry(&path).unwrap().to_string(), "2030-01-01T00:00:00Z");
     }
 
     #[test]

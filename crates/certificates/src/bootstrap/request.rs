@@ -24,8 +24,8 @@ const REMIND: Duration = Duration::from_secs(60);
 pub struct Wanted {
     pub node_name: String,
     pub purpose: Purpose,
-    /// The bootstrap's: named after what is asked, so that a start after an interrupted one finds its request again.
-    pub is_first: bool,
+    /// Named after what is asked, so that a start after an interrupted one finds its request again. Else the server names it.
+    pub is_named: bool,
     /// How long to wait for somebody to approve.
     pub limit: Duration,
 }
@@ -66,7 +66,7 @@ pub async fn request(api: &ApiServer, key: &KeyPair, wanted: &Wanted, now: Times
         signer: wanted.purpose.signer().to_owned(),
         usages: wanted.purpose.usages(),
         expiration_seconds: None,
-        name: wanted.is_first.then(|| digested_name(key, &subject, &wanted.purpose)),
+        name: wanted.is_named.then(|| digested_name(key, &subject, &wanted.purpose)),
     };
     let failed = |source| CertificateError::Request { subject: subject.clone(), source: Box::new(source) };
     let found = signing_request.name.clone();

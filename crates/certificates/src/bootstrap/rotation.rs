@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use apiserver::{ApiServer, ClientOptions};
+use apiserver::{ApiError, ApiServer, ClientOptions};
 use host::Clock;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeAddress};
@@ -19,7 +19,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use super::{
-    first::{FirstIdentity, ensure_identity},
+    first::{FirstIdentity, prepare_identity},
     kubeconfig::{client_pair, expired},
     request::{Purpose, Wanted, new_key, request},
     store::PairStore,
@@ -30,6 +30,11 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// While there is no certificate: the API server may have come up just now.
+const LONGEST_PAUSE_AT_FIRST: Duration = Duration::from_secs(15);
+/// So long a node without a certificate goes on asking with credentials that are refused. It ends then, as upstream's, so
+/// that whoever starts it again may lay down others.
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
 /// Somewhere between 70 and 90 % of its life, so that nodes of one age don't ask together.
 fn renew_at(pair: &Pair, fraction: f64) -> Timestamp {
@@ -66,27 +71,64 @@ fn may_be_due(pair: &Pair, now: Timestamp) -> bool {
     renew_at(pair, 0.0) <= now
 }
 
+/// The server does not take requests with these credentials; that one is denied says nothing of the kind.
 fn is_refusal(error: &CertificateError) -> bool {
-    matches!(error, CertificateError::Request { source, .. } if source.is_unauthorized() || source.is_forbidden())
+    let (CertificateError::Request { source, .. } | CertificateError::Token { source, .. }) = error else {
+        return false;
+    };
+    let is_request = matches!(**source, ApiError::Refused { operation: "create", .. });
+    is_request && (source.is_unauthorized() || source.is_forbidden())
 }
 
 /// Between attempts that got nowhere.
-struct Pause(Duration);
+struct Pause {
+    next: Duration,
+    longest: Duration,
+}
 
 impl Default for Pause {
     fn default() -> Self {
-        Self(FIRST_PAUSE)
+        Self::up_to(LONGEST_PAUSE)
     }
 }
 
 impl Pause {
+    fn up_to(longest: Duration) -> Self {
+        Self { next: FIRST_PAUSE, longest }
+    }
+
     async fn wait(&mut self) {
-        tokio::time::sleep(self.0).await;
-        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+        tokio::time::sleep(self.next).await;
+        self.next = (self.next * 2).min(self.longest);
     }
 
     fn reset(&mut self) {
-        *self = Self::default();
+        self.next = FIRST_PAUSE;
+    }
+}
+
+/// Tries to get the node its certificate until that succeeds. `Err`: refused for so long that only other credentials help.
+async fn persistently<A>(clock: Clock, server: impl Fn() -> String, mut attempt: impl FnMut() -> A) -> Result<()>
+where
+    A: Future<Output = Result<Pair>>,
+{
+    let (begun, mut pause) = (clock.mono(), Pause::up_to(LONGEST_PAUSE_AT_FIRST));
+    loop {
+        let error = match attempt().await {
+            Ok(pair) => {
+                tracing::info!(not_after = %pair.not_after, "the node has its certificate");
+                ttl::client_expires(pair.not_after);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        ttl::CLIENT_ERRORS.inc();
+        if is_refusal(&error) && clock.mono().since(begun) >= PATIENCE {
+            return Err(error);
+        }
+        let (server, error) = (server(), error.described());
+        tracing::warn!(server, error, "the node has no certificate yet; it is asked for again");
+        pause.wait().await;
     }
 }
 
@@ -119,10 +161,15 @@ pub struct ClientRotation {
 }
 
 impl ClientRotation {
-    /// Runs until dropped, or until the identity is lost for good. An identity that the kubeconfig brought itself, as
-    /// that of kubeadm's first node, is renewed at once.
+    /// Runs until dropped, or until the identity is lost for good. The first is asked for with the bootstrap credentials;
+    /// one that the kubeconfig brought itself, as that of kubeadm's first node, is renewed at once.
     pub async fn run(self, kubeconfig: &Path) {
         ttl::show_client();
+        if let Some(bootstrap) = self.bootstrap.as_ref().filter(|_| self.api.awaits_identity())
+            && !self.begin(bootstrap).await
+        {
+            return;
+        }
         let mut is_due = take_over(&self.store, kubeconfig, &self.node_name, self.clock.wall());
         let (mut pause, mut deadline) = (Pause::default(), Deadline::default());
         loop {
@@ -134,11 +181,7 @@ impl ClientRotation {
                 Ok(pair) => {
                     tracing::info!(not_after = %pair.not_after, "client certificate renewed");
                     is_due = false;
-                    if let Err(error) = self.api.reload().await {
-                        // The new one is stored: the client takes it at the next change of a file or refusal.
-                        let error = apiserver::with_causes(&error);
-                        tracing::warn!(error, "the new client certificate is not used yet");
-                    }
+                    self.use_identity().await;
                     // Where this clock is ahead of the signer's, a new one may be due at once.
                     if may_be_due(&pair, self.clock.wall()) {
                         pause.wait().await;
@@ -175,20 +218,47 @@ impl ClientRotation {
             return false;
         };
         tracing::warn!("the client certificate has expired: the node asks for its identity again");
-        if let Err(error) = ensure_identity(&bootstrap.identity, bootstrap.options.clone(), self.clock).await {
-            tracing::error!(error = error.described(), "the client certificate has expired and there is no new one");
+        match prepare_identity(&bootstrap.identity, bootstrap.options.clone(), self.clock).await {
+            Ok(true) => self.begin(bootstrap).await,
+            Ok(false) => {
+                self.use_identity().await;
+                true
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = error.described(),
+                    "the client certificate has expired and there is no new one"
+                );
+                false
+            }
+        }
+    }
+
+    /// Gets an identity with the bootstrap credentials, however long that takes. False: they are refused for good.
+    async fn begin(&self, bootstrap: &Bootstrap) -> bool {
+        let (identity, options) = (&bootstrap.identity, &bootstrap.options);
+        tracing::info!("the node has no certificate yet: static pods run, what needs the API server waits for it");
+        let attempt = || identity.request(options.clone(), LIMIT, self.clock);
+        if let Err(error) = persistently(self.clock, || self.api.address(), attempt).await {
+            let error = error.described();
+            tracing::error!(error, "the node has no certificate and is refused one; the agent ends");
             return false;
         }
-        if let Err(error) = self.api.reload().await {
-            tracing::warn!(error = apiserver::with_causes(&error), "the new identity is not used yet");
-        }
+        self.use_identity().await;
         true
+    }
+
+    async fn use_identity(&self) {
+        if let Err(error) = self.api.reload().await {
+            // It is stored: the client takes it at the next change of a file or refusal.
+            tracing::warn!(error = apiserver::with_causes(&error), "the new client certificate is not used yet");
+        }
     }
 
     async fn renew(&self) -> Result<Pair> {
         let key = new_key()?;
         let wanted =
-            Wanted { node_name: self.node_name.clone(), purpose: Purpose::Client, is_first: false, limit: LIMIT };
+            Wanted { node_name: self.node_name.clone(), purpose: Purpose::Client, is_named: false, limit: LIMIT };
         let certificate = request(&self.api, &key, &wanted, self.clock.wall()).await?;
         self.store.update(&certificate, &key.serialize_pem(), self.clock.wall())
     }
@@ -301,7 +371,7 @@ impl ServingRotation {
         let wanted = Wanted {
             node_name: self.node_name.clone(),
             purpose: Purpose::Serving(names),
-            is_first: false,
+            is_named: false,
             limit: LIMIT,
         };
         let certificate = request(&self.api, &key, &wanted, self.clock.wall()).await?;
@@ -444,20 +514,53 @@ mod tests {
         }
         assert_eq!(begun.elapsed().as_secs(), 2 + 4 + 8 + 16 + 32 + 60);
         pause.reset();
-        assert_eq!(pause.0, FIRST_PAUSE);
+        assert_eq!(pause.next, FIRST_PAUSE);
+    }
+
+    fn failed(error: ApiError) -> CertificateError {
+        CertificateError::Request { subject: "n".into(), source: Box::new(error) }
+    }
+
+    fn refused(operation: &'static str, code: u16) -> CertificateError {
+        let refusal = apiserver::Refusal { code, reason: String::new(), message: String::new(), retry_after: None };
+        failed(ApiError::Refused { operation, object: "csr".into(), refusal })
+    }
+
+    fn silent() -> CertificateError {
+        failed(ApiError::Deadline { operation: "create", object: "csr".into(), limit: Duration::from_secs(1) })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_without_a_certificate_asks_for_it_until_it_has_been_refused_for_five_minutes() {
+        let clock = Clock::start();
+        let begun = tokio::time::Instant::now();
+        let server = || String::from("192.0.2.1:6443");
+        let given_up = persistently(clock, server, || async { Err(refused("create", 401)) }).await;
+        assert!(is_refusal(&given_up.unwrap_err()));
+        let took = begun.elapsed();
+        assert!(took >= PATIENCE && took < PATIENCE + LONGEST_PAUSE_AT_FIRST, "{took:?}");
+
+        // An hour of silence, or of requests that are denied, ends nothing.
+        let begun = tokio::time::Instant::now();
+        let mut tries = 0;
+        let attempt = || {
+            tries += 1;
+            let answer = match tries % 2 {
+                _ if begun.elapsed() > Duration::from_secs(3600) => Ok(pair_of_january()),
+                0 => Err(silent()),
+                _ => Err(refused("watch", 403)),
+            };
+            std::future::ready(answer)
+        };
+        persistently(clock, server, attempt).await.unwrap();
     }
 
     #[test]
     fn only_an_answer_of_the_server_ends_an_identity() {
-        let failed = |error| CertificateError::Request { subject: "n".into(), source: Box::new(error) };
-        let refused = |code| {
-            let refusal = apiserver::Refusal { code, reason: String::new(), message: String::new(), retry_after: None };
-            failed(apiserver::ApiError::Refused { operation: "create", object: "csr".into(), refusal })
-        };
-        assert!(is_refusal(&refused(401)) && is_refusal(&refused(403)) && !is_refusal(&refused(503)));
-        let limit = Duration::from_secs(1);
-        let silent = apiserver::ApiError::Deadline { operation: "create", object: "csr".into(), limit };
-        assert!(!is_refusal(&failed(silent)));
+        let at_create = |code| is_refusal(&refused("create", code));
+        assert!(at_create(401) && at_create(403) && !at_create(503));
+        assert!(!is_refusal(&refused("watch", 403)), "a denied request");
+        assert!(!is_refusal(&silent()));
     }
 
     #[test]

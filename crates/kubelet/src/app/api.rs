@@ -2,25 +2,31 @@
 
 use anyhow::Context;
 use apiserver::{ApiServer, ClientOptions};
-use certificates::bootstrap::{Bootstrap, ClientRotation, FirstIdentity, PairStore, ensure_identity, follow_identity};
+use certificates::bootstrap::{
+    Bootstrap, ClientRotation, FirstIdentity, PairStore, ensure_identity, follow_identity, prepare_identity,
+};
 use host::Clock;
 use tokio::task::JoinSet;
 
 use crate::options::Options;
 
-/// None in standalone mode. With a bootstrap kubeconfig it waits until the node has its own certificate.
+/// None in standalone mode. With a bootstrap kubeconfig the node's own certificate may still have to be got: rotation does
+/// that while the agent runs, without rotation it is waited for here.
 pub(super) async fn connect(options: &Options, clock: Clock) -> anyhow::Result<Option<ApiServer>> {
     let Some(kubeconfig) = &options.flags.kubeconfig else {
         tracing::info!("standalone: no kubeconfig is given, only static pods run");
         return Ok(None);
     };
-    if let Some(Bootstrap { identity, options }) = bootstrap(options) {
-        let path = identity.bootstrap_kubeconfig.display();
-        let ensured = ensure_identity(&identity, options, clock).await;
-        ensured.with_context(|| format!("no identity by --bootstrap-kubeconfig {path}"))?;
-    }
     let mut client = client_options(options);
     client.identity = rotated(options).map(|store| store.identity(clock));
+    if let Some(Bootstrap { identity, options }) = bootstrap(options) {
+        let path = identity.bootstrap_kubeconfig.display();
+        let to_come = match client.identity {
+            Some(_) => prepare_identity(&identity, options, clock).await,
+            None => ensure_identity(&identity, options, clock).await.map(|()| false),
+        };
+        client.awaits_identity = to_come.with_context(|| format!("no identity by --bootstrap-kubeconfig {path}"))?;
+    }
     let api = ApiServer::from_kubeconfig(kubeconfig, client).await;
     Ok(Some(api.with_context(|| format!("cannot use --kubeconfig {}", kubeconfig.display()))?))
 }

@@ -57,6 +57,7 @@ pub const DIFFERENCES: &[&str] = &[
     "A client that follows the pods API slowly is told the newest state of each pod and goes on; upstream ends its stream.",
     "Help texts are ferrolet's own and shorter.",
     "A shutdown of the machine that is called off spares the pods of the groups whose turn had not come; upstream ends them too. Where logind does not answer at the start, it is asked again; upstream does without.",
+    "Until a node with `rotateCertificates` has its first certificate, its requests to the API server wait; upstream sends them without credentials. The bootstrap kubeconfig is read anew at each attempt, and asked again for an identity that expired while the agent ran; upstream ends after five minutes, and bootstraps at its next start.",
     "Requests to the API server are JSON, not protobuf.",
     "Of proxies to the API server (`proxy-url`, HTTPS_PROXY) those that are spoken to by http are used, others (https, socks5) refused at the start.",
     "A damaged `allocated_pods_state` or `actuated_pods_state` is passed over with an error in the log and pods have what their specs say; upstream refuses to start until somebody removes the file.",
