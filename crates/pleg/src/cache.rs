@@ -159,6 +159,11 @@ impl Cache {
         self.pods.get(uid).map(Entry::current)
     }
 
+    /// The newest look at the whole pod.
+    pub fn seen_whole(&self, uid: &PodUid) -> Option<Look> {
+        self.pods.get(uid).map(|entry| entry.whole)
+    }
+
     pub fn orphans(&self) -> watch::Receiver<Arc<Vec<ObservedPod>>> {
         self.orphans.subscribe()
     }

@@ -39,7 +39,7 @@ enum Done {
     Looked(PodUid, Question, cri::Result<Arc<ObservedPod>>),
     Again(PodUid, Question),
     /// Long ago somebody did something to the pod; the look is the last one that was begun before.
-    Settled(PodUid, Look),
+    Settled(PodUid, Look, EventKind),
     Stranger(ContainerId),
 }
 
@@ -74,7 +74,7 @@ impl Hints {
                 let before = self.observer.cache().last_look();
                 self.tasks.spawn(async move {
                     tokio::time::sleep(OWN_DOING_DELAY).await;
-                    Done::Settled(uid, before)
+                    Done::Settled(uid, before, kind)
                 });
             }
             Some(uid) => {
@@ -117,9 +117,15 @@ impl Hints {
                 }
             }
             Done::Again(uid, question) => self.look(uid, question),
-            Done::Settled(uid, before) => {
-                let seen_since = self.observer.cache().current(&uid).is_some_and(|pod| pod.version > before);
-                if !seen_since {
+            Done::Settled(uid, before, kind) => {
+                let cache = self.observer.cache();
+                // What was made is looked at alone by who made it; that something is gone, only a look at all shows.
+                let seen = match kind {
+                    EventKind::Deleted => cache.seen_whole(&uid),
+                    _ => cache.current(&uid).map(|pod| pod.version),
+                };
+                drop(cache);
+                if seen.is_none_or(|look| look <= before) {
                     self.look(uid, Question::default());
                 }
             }

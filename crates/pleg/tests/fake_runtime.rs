@@ -322,3 +322,21 @@ async fn what_was_just_made_is_shown_by_one_call() {
     assert_eq!(pod.newest("app").unwrap().exit_code, 3);
     assert!(lists(&fake) > 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_stranger_removes_is_missed_though_its_sibling_is_looked_at_alone() {
+    let fake = FakeCri::start();
+    let seeded = fake.seed(&pod("web").container("app", "nginx").container("side", "nginx").desired());
+    let (app, sandbox) = (seeded.containers["app"].clone(), seeded.sandbox.clone());
+    let pleg = pleg_of(&fake).await;
+    let mut picture = subscribe(&pleg, &web());
+    let side = seeded.containers["side"].clone();
+    let stranger = Cri::connect(&fake.endpoint(), "", Duration::from_secs(1)).unwrap();
+    fake.exit(&side, 0);
+    picture.wait_for(|p| p.newest("side").is_some_and(|c| c.state == ContainerState::Exited)).await.unwrap();
+    stranger.remove_container(&side).await.unwrap();
+    sleep(Duration::from_millis(100)).await;
+    pleg.relist_made(&web().uid, &Made::Container { id: app, sandbox }).await.unwrap();
+    let gone = picture.wait_for(|p| p.newest("side").is_none());
+    timeout(Duration::from_secs(2), gone).await.expect("seen in time").unwrap();
+}

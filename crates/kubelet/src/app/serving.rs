@@ -12,11 +12,8 @@ use certificates::{
     ClientCa, Serving, ServingCertificate, ServingConfig,
     bootstrap::{PairStore, ServingRotation},
 };
-use cgroups::Cgroups;
-use cri::Cri;
 use host::{Clock, RootDir};
 use k8s_openapi::api::core::v1::Node;
-use pleg::Pleg;
 use pod::PodUid;
 use server::{
     Authenticator, Authorizer, HealthCheck, Listeners, Observed, PodRow, Server, ServerConfig, ServerDeps, TlsListener,
@@ -24,6 +21,7 @@ use server::{
 };
 use tokio::{sync::watch, task::JoinSet};
 
+use super::base::Base;
 use crate::{logging, options::Options};
 
 /// UIDs of mirror pods by the UID of their static pod: API clients know a static pod by the former.
@@ -44,19 +42,13 @@ impl MirrorUids {
     }
 }
 
-#[allow(clippy::too_many_arguments)] // the wiring's one call
 pub(super) async fn start(
-    options: &Options,
-    root: &RootDir,
-    clock: Clock,
-    cri: &Cri,
-    cgroups: &Cgroups,
-    api: Option<ApiServer>,
-    pleg: &Pleg,
+    base: &Base,
     view: pod_workers::PodsView,
     mirrors: MirrorUids,
     certificate: Serving,
 ) -> anyhow::Result<Server> {
+    let Base { options, clock, .. } = base;
     let listeners = listeners(options, certificate).await?;
     let rows = move || {
         let row = |v: &Arc<pod_workers::PodView>| PodRow {
@@ -67,18 +59,18 @@ pub(super) async fn start(
         };
         view.list().iter().map(row).collect()
     };
-    let subscriber = pleg.clone();
-    let health = pleg.clone();
+    let subscriber = base.pleg.clone();
+    let health = base.pleg.clone();
     let configz = options.configz();
     let deps = ServerDeps {
-        clock,
-        cri: cri.clone(),
-        cgroups: cgroups.clone(),
+        clock: *clock,
+        cri: base.cri.clone(),
+        cgroups: base.cgroups.clone(),
         runtime_cgroup: Some(options.flags.runtime_cgroups.clone()).filter(|path| !path.is_empty()),
         pods: server::PodsView::new(rows),
         observed: Observed::new(move |uid: &PodUid| subscriber.peek(uid)),
-        authenticator: authenticator(options, clock, api.as_ref())?,
-        authorizer: authorizer(options, clock, api),
+        authenticator: authenticator(options, *clock, base.api.as_ref())?,
+        authorizer: authorizer(options, *clock, base.api.clone()),
         health: vec![HealthCheck::new("syncloop", move || health.health())],
         configz: Arc::new(move || configz.clone()),
         set_verbosity: Arc::new(logging::set_verbosity),
@@ -91,7 +83,7 @@ pub(super) async fn start(
             Arc::new(move || gates.all().map(|(gate, on)| (gate.name, gate.stage.as_metric(), on)).collect())
         },
     };
-    Ok(Server::spawn(deps, server_config(options, root), listeners))
+    Ok(Server::spawn(deps, server_config(options, &base.root), listeners))
 }
 
 fn server_config(options: &Options, root: &RootDir) -> ServerConfig {
@@ -177,21 +169,15 @@ async fn listeners(options: &Options, certificate: Serving) -> anyhow::Result<Li
     Ok(listeners)
 }
 
-/// What a certificate that the cluster signs is asked for with.
-pub(super) struct Cluster<'a> {
-    pub api: &'a ApiServer,
-    pub node: watch::Receiver<Option<Arc<Node>>>,
-}
-
 /// serverTLSBootstrap: a certificate that the cluster signs, kept by a task. Else the files given, or a certificate
 /// that the node signs itself.
 pub(super) fn certificate(
-    options: &Options,
-    clock: Clock,
+    base: &Base,
     host_ips: &[String],
-    cluster: Option<Cluster<'_>>,
+    node: Option<watch::Receiver<Option<Arc<Node>>>>,
     tasks: &mut JoinSet<()>,
 ) -> anyhow::Result<Serving> {
+    let Base { options, clock, api, .. } = base;
     let config = &options.config;
     let given = !config.tls_cert_file.is_empty() && !config.tls_private_key_file.is_empty();
     let serving = ServingConfig {
@@ -207,15 +193,15 @@ pub(super) fn certificate(
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let clients = asks.then(|| server::tls::request_client_certificate(provider));
     let rotates = config.server_tls_bootstrap && options.gates.enabled("RotateKubeletServerCertificate");
-    let Some(Cluster { api, node }) = cluster.filter(|_| rotates) else {
+    let Some((api, node)) = api.clone().zip(node).filter(|_| rotates) else {
         return Ok(Serving::new(&serving, clients)?);
     };
     let certificate = ServingCertificate::default();
     let rotation = ServingRotation {
-        api: api.clone(),
+        api,
         store: PairStore::serving(&options.flags.cert_dir),
         node_name: options.node_name.clone(),
-        clock,
+        clock: *clock,
         serving: certificate.clone(),
         node,
     };
