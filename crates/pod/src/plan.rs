@@ -311,11 +311,12 @@ fn try_start(input: &PlanInput, plan: &mut Plan, kind: Containers, name: &str) -
 }
 
 /// A start that was cut off (by a crash of the agent, say) may still come to pass in the runtime: were its container
-/// left there, two instances could run. Removing it makes sure, and its restart count is free again.
+/// left there, two instances could run. Removing it makes sure, and its restart count is free again. It is no restart:
+/// one that does come to run, and ends, has ended for good where the restart policy says so.
 fn discard(input: &PlanInput, plan: &mut Plan, o: &ObservedContainer) {
     if !input.in_flight.stopping.contains(&o.id) {
         let (id, name) = (o.id.clone(), o.name.clone());
-        plan.stop.push(StopContainer { id, name, grace: None, message: String::new(), restart: true, discard: true });
+        plan.stop.push(StopContainer { id, name, grace: None, message: String::new(), restart: false, discard: true });
     }
 }
 

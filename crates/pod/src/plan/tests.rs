@@ -301,6 +301,7 @@ fn a_container_that_was_made_but_never_started_is_removed_before_its_place_is_ta
     let plan = c.plan();
     assert!(plan.start.is_empty());
     assert!(plan.stop[0].discard);
+    assert!(!plan.stop[0].restart, "one that comes to run unseen, and ends, has ended");
     let mut going = one("Always").with("app", ContainerState::Created, 0);
     going.in_flight.stopping.insert(ContainerId::new("app-0"));
     assert_eq!((going.starts().len(), going.stops().len()), (0, 0));
