@@ -13,12 +13,9 @@ use std::{
 use http::{HeaderValue, Uri, header};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::{
-        legacy::{
-            Client as HyperClient,
-            connect::{HttpConnector, proxy::Tunnel},
-        },
-        proxy::matcher::Matcher,
+    client::legacy::{
+        Client as HyperClient,
+        connect::{HttpConnector, proxy::Tunnel},
     },
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
@@ -33,7 +30,7 @@ use tower::{ServiceExt as _, util::BoxCloneSyncService};
 
 use crate::{
     ApiError,
-    proxy::{self, Proxy},
+    proxy::{self, Environment, Proxy},
 };
 
 const WATCHES_PER_CONNECTION: usize = 80;
@@ -90,7 +87,7 @@ impl Origin {
         if let Ok(value) = HeaderValue::from_str(user_agent) {
             config.headers.push((header::USER_AGENT, value));
         }
-        let proxy = proxy::proxy(own_proxy.as_deref(), &Matcher::from_env(), &config.cluster_url)?;
+        let proxy = proxy::proxy(own_proxy.as_deref(), &Environment::read(), &config.cluster_url)?;
         if let Some(proxy) = &proxy {
             tracing::info!(
                 proxy = proxy.uri.authority().map_or("", |a| a.host()),
@@ -264,7 +261,7 @@ mod tests {
             (String::from_utf8(request).unwrap(), client.read_u8().await.unwrap())
         });
         let config = Config::new(Uri::from_static("https://api.example:6443"));
-        let proxy = proxy::proxy(Some(&proxy), &Matcher::builder().build(), &config.cluster_url).unwrap();
+        let proxy = proxy::proxy(Some(&proxy), &Environment::default(), &config.cluster_url).unwrap();
         let client = over_the_network(&config, proxy.as_ref()).unwrap();
         let request = http::Request::get("/version").body(Vec::new()).unwrap();
         let (answer, asked) = tokio::join!(client.request_text(request), asked);
