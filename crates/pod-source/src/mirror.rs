@@ -232,7 +232,8 @@ impl Keeper {
         failed
     }
 
-    /// Where no edition of the static pod is on its way out: a mirror that is being deleted, that mirrors an earlier edition, or whose manifest is gone.
+    /// Where no edition of the static pod is on its way out: a mirror that is being deleted, that mirrors an earlier
+    /// edition, or whose manifest is gone.
     fn is_stale(&self, mirror: &Pod) -> bool {
         let key = key_of(mirror);
         if self.leaving.values().any(|leaving| *leaving == key) {
