@@ -11,14 +11,11 @@ use std::{
 };
 
 use http::{HeaderValue, Uri, header};
-use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::{
-    client::{
-        legacy::{
-            Client as HyperClient,
-            connect::{HttpConnector, proxy::Tunnel},
-        },
-        proxy::matcher::Matcher,
+    client::legacy::{
+        Client as HyperClient,
+        connect::{HttpConnector, proxy::Tunnel},
     },
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
@@ -33,11 +30,14 @@ use tower::{ServiceExt as _, util::BoxCloneSyncService};
 
 use crate::{
     ApiError,
-    proxy::{self, Proxy},
+    proxy::{self, Environment, Proxy},
 };
 
 const WATCHES_PER_CONNECTION: usize = 80;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Until a connection can carry requests: with what a proxy says first, and TLS. A request ends by its own deadline,
+/// but hyper goes on with a connection that a request no longer waits for.
+const READY_TIMEOUT: Duration = Duration::from_secs(25);
 /// A silent peer is found out after interval + timeout, as by client-go.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
@@ -116,7 +116,7 @@ impl Origin {
         if let Ok(value) = HeaderValue::from_str(user_agent) {
             config.headers.push((header::USER_AGENT, value));
         }
-        let proxy = proxy::proxy(own_proxy.as_deref(), &Matcher::from_env(), &config.cluster_url)?;
+        let proxy = proxy::proxy(own_proxy.as_deref(), &Environment::read(), &config.cluster_url)?;
         if let Some(proxy) = &proxy {
             tracing::info!(
                 proxy = proxy.uri.authority().map_or("", |a| a.host()),
@@ -155,6 +155,12 @@ fn over_the_network(config: &Config, proxy: Option<&Proxy>) -> Result<Client, Ap
 
 /// A connection on which TLS begins: to the server, or to a proxy that has found the way there.
 type Way = BoxCloneSyncService<Uri, TokioIo<TcpStream>, tower::BoxError>;
+/// One that can carry requests.
+type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, tower::BoxError>;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the server, or the proxy before it, takes connections but does not answer on them")]
+struct Silent;
 
 fn way(proxy: Option<&Proxy>) -> Way {
     let mut tcp = HttpConnector::new();
@@ -175,7 +181,7 @@ fn way(proxy: Option<&Proxy>) -> Way {
     }
 }
 
-fn connector(config: &Config, proxy: Option<&Proxy>) -> Result<HttpsConnector<Way>, ApiError> {
+fn connector(config: &Config, proxy: Option<&Proxy>) -> Result<Connector, ApiError> {
     let tls = config.rustls_client_config().map_err(|e| ApiError::Credentials { source: Arc::new(e) })?;
     let way = way(proxy);
     let mut builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
@@ -184,14 +190,19 @@ fn connector(config: &Config, proxy: Option<&Proxy>) -> Result<HttpsConnector<Wa
         builder = builder.with_server_name_resolver(FixedServerNameResolver::new(parsed));
     }
     // As for client-go: an operator's way out where a middlebox breaks HTTP/2.
-    Ok(if std::env::var_os("DISABLE_HTTP2").is_some_and(|v| !v.is_empty()) {
+    let patient = if std::env::var_os("DISABLE_HTTP2").is_some_and(|v| !v.is_empty()) {
         builder.enable_http1().wrap_connector(way)
     } else {
         builder.enable_all_versions().wrap_connector(way)
-    })
+    };
+    let patient = Connector::new(patient);
+    Ok(Connector::new(tower::service_fn(move |server: Uri| {
+        let connecting = tokio::time::timeout(READY_TIMEOUT, patient.clone().oneshot(server));
+        async move { connecting.await.unwrap_or_else(|_| Err(Silent.into())) }
+    })))
 }
 
-fn hyper_client(connector: HttpsConnector<Way>) -> HyperClient<HttpsConnector<Way>, Body> {
+fn hyper_client(connector: Connector) -> HyperClient<Connector, Body> {
     HyperClient::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -292,7 +303,7 @@ mod tests {
             (String::from_utf8(request).unwrap(), client.read_u8().await.unwrap())
         });
         let config = Config::new(Uri::from_static("https://api.example:6443"));
-        let proxy = proxy::proxy(Some(&proxy), &Matcher::builder().build(), &config.cluster_url).unwrap();
+        let proxy = proxy::proxy(Some(&proxy), &Environment::default(), &config.cluster_url).unwrap();
         let client = over_the_network(&config, proxy.as_ref()).unwrap();
         let request = http::Request::get("/version").body(Vec::new()).unwrap();
         let (answer, asked) = tokio::join!(client.request_text(request), asked);
@@ -301,6 +312,28 @@ mod tests {
         assert!(request.starts_with("CONNECT api.example:6443 HTTP/1.1\r\n"), "{request}");
         assert!(request.to_ascii_lowercase().contains("proxy-authorization: basic dxnlcjp3b3jk"), "{request}");
         assert_eq!(first_byte, 22);
+    }
+
+    /// The deadline is not awaited with a paused clock: that would go by before the kernel has made the connection.
+    #[tokio::test]
+    async fn a_proxy_or_a_server_that_stays_silent_is_given_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let behind = Config::new(Uri::from_static("https://api.example:6443"));
+        let proxy = proxy::proxy(Some(&format!("http://{address}")), &Environment::default(), &behind.cluster_url);
+        let server = Config::new(format!("https://{address}").parse().unwrap());
+        for (config, proxy) in [(&behind, proxy.unwrap()), (&server, None)] {
+            let connecting = connector(config, proxy.as_ref()).unwrap().oneshot(config.cluster_url.clone());
+            let connecting = tokio::spawn(connecting);
+            let (held, _) = listener.accept().await.unwrap();
+            held.readable().await.unwrap();
+            tokio::time::pause();
+            let begun = tokio::time::Instant::now();
+            let error = connecting.await.unwrap().err().unwrap();
+            assert!(error.is::<Silent>(), "{error}");
+            assert!(begun.elapsed() <= READY_TIMEOUT + Duration::from_secs(1), "{:?}", begun.elapsed());
+            tokio::time::resume();
+        }
     }
 
     #[tokio::test]

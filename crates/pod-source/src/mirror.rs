@@ -29,6 +29,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MOST: Duration = Duration::from_secs(30);
 /// A control plane that runs as static pods of this node comes up within seconds.
 const RETRY_UNREACHABLE: Duration = Duration::from_secs(2);
+/// By then no watch tells old news any more.
+const OLD_NEWS: Duration = Duration::from_secs(600);
 
 enum Word {
     Wanted(Box<DesiredPod>),
@@ -55,20 +57,7 @@ impl Mirrors {
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let (words, heard) = mpsc::unbounded_channel();
-        let keeper = Keeper {
-            api,
-            node_name: node_name.to_owned(),
-            out,
-            wanted: HashMap::new(),
-            leaving: HashMap::new(),
-            seen: HashMap::new(),
-            ended: HashSet::new(),
-            awaited: sources.iter().copied().collect(),
-            retry: None,
-            failures: 0,
-            complaints: HashMap::new(),
-        };
-        tasks.spawn(keeper.run(heard, clock));
+        tasks.spawn(Keeper::new(api, node_name, clock, sources, out).run(heard));
         Self(words)
     }
 
@@ -100,13 +89,15 @@ impl Mirrors {
 struct Keeper {
     api: ApiServer,
     node_name: String,
+    clock: Clock,
     out: mpsc::Sender<SourceEvent>,
     wanted: HashMap<PodUid, DesiredPod>,
     /// No manifest has them any more, but they may still run: until they have ended their mirrors stay.
     leaving: HashMap<PodUid, PodKey>,
     seen: HashMap<PodKey, Arc<Pod>>,
-    /// UIDs that this task has deleted and of which the watch may still tell old news.
-    ended: HashSet<PodUid>,
+    /// UIDs that this task has deleted and of which the watch may still tell old news; since when. A watch that broke off
+    /// meanwhile never tells of them.
+    ended: HashMap<PodUid, Mono>,
     /// Sources whose pods are not all known yet. Before the API's are, nothing is missing; before a manifest
     /// source's are, none of its mirrors is left over.
     awaited: HashSet<Source>,
@@ -116,7 +107,25 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(mut self, mut heard: mpsc::UnboundedReceiver<Word>, clock: Clock) {
+    fn new(api: ApiServer, node_name: &str, clock: Clock, sources: &[Source], out: mpsc::Sender<SourceEvent>) -> Self {
+        Self {
+            api,
+            node_name: node_name.to_owned(),
+            clock,
+            out,
+            wanted: HashMap::new(),
+            leaving: HashMap::new(),
+            seen: HashMap::new(),
+            ended: HashMap::new(),
+            awaited: sources.iter().copied().collect(),
+            retry: None,
+            failures: 0,
+            complaints: HashMap::new(),
+        }
+    }
+
+    async fn run(mut self, mut heard: mpsc::UnboundedReceiver<Word>) {
+        let clock = self.clock;
         loop {
             let retry = self.retry;
             tokio::select! {
@@ -156,16 +165,17 @@ impl Keeper {
                 }
             }
             Word::Ended(uid) => {
-                self.leaving.remove(&uid);
+                let has_left = self.leaving.remove(&uid).is_some();
                 // Its manifest was put back meanwhile: with the pod that ended went all that was known of its mirror.
                 let mirror = self.wanted.get(&uid).and_then(|d| Some((self.seen.get(&d.key)?, d)));
-                if let Some(mirror) = mirror.filter(|(m, d)| mirrors(m, d)).map(|(m, _)| m.clone()) {
-                    self.tell(uid, Some(mirror)).await;
+                let mirror = mirror.filter(|(m, d)| mirrors(m, d)).map(|(m, _)| m.clone());
+                if has_left || mirror.is_some() {
+                    self.tell(uid, mirror).await;
                 }
             }
             Word::Seen(pod) => {
                 let key = key_of(&pod);
-                if self.ended.contains(&uid_of(&pod)) {
+                if self.ended.contains_key(&uid_of(&pod)) {
                     return;
                 }
                 let owner = self.wanted.values().find(|d| d.key == key && mirrors(&pod, d)).map(|d| d.uid.clone());
@@ -205,7 +215,9 @@ impl Keeper {
             let uid = uid_of(&mirror);
             match self.api.delete_pod(&key, &uid, Some(0)).await {
                 Ok(()) => {
-                    self.ended.insert(uid);
+                    let now = self.clock.mono();
+                    self.ended.retain(|_, since| now.since(*since) < OLD_NEWS);
+                    self.ended.insert(uid, now);
                     self.seen.remove(&key);
                 }
                 // Gone already, or another one by now of which the watch will tell.
@@ -232,7 +244,8 @@ impl Keeper {
         failed
     }
 
-    /// Where no edition of the static pod is on its way out: a mirror that is being deleted, that mirrors an earlier edition, or whose manifest is gone.
+    /// Where no edition of the static pod is on its way out: a mirror that is being deleted, that mirrors an earlier
+    /// edition, or whose manifest is gone.
     fn is_stale(&self, mirror: &Pod) -> bool {
         let key = key_of(mirror);
         if self.leaving.values().any(|leaving| *leaving == key) {
@@ -320,8 +333,10 @@ fn mirror_of(desired: &DesiredPod, owner: OwnerReference) -> Pod {
 
 #[cfg(test)]
 mod tests {
+    use apiserver::ClientOptions;
     use pod::static_pod::{Manifest, from_manifest};
     use serde_json::json;
+    use testing::FakeApiserver;
 
     use super::*;
 
@@ -337,5 +352,26 @@ mod tests {
         assert!(mirrors(&mirror, &one));
         assert!(!mirrors(&mirror, &two));
         assert!(mirror.metadata.uid.is_none(), "the API server names it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deleted_mirrors_that_no_watch_tells_of_are_not_remembered_for_ever() {
+        let fake = FakeApiserver::new();
+        fake.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "uid": "node-uid"}}));
+        let api = ApiServer::from_service(fake, ClientOptions::default());
+        let (out, _events) = mpsc::channel(100);
+        let mut keeper = Keeper::new(api, "n", Clock::start(), &[], out);
+        for edition in 1..10 {
+            let desired = desired(&format!("i:{edition}"));
+            keeper.take(Word::Wanted(Box::new(desired.clone()))).await;
+            keeper.reconcile().await.unwrap();
+            assert!(keeper.seen.contains_key(&desired.key), "made, and no watch has seen it");
+            keeper.take(Word::Unwanted(desired.uid.clone())).await;
+            keeper.take(Word::Ended(desired.uid)).await;
+            keeper.reconcile().await.unwrap();
+            assert!(keeper.seen.is_empty());
+            assert!((1..=2).contains(&keeper.ended.len()), "{:?}", keeper.ended);
+            tokio::time::advance(OLD_NEWS / 2).await;
+        }
     }
 }

@@ -144,12 +144,16 @@ async fn an_edited_manifest_is_another_pod_with_another_mirror() {
     let mut reader = Reader::default();
     until(&mut reader, &mut events, |r| r.mirrors.len() == 1).await;
     reader.log.clear();
+    let first = reader.mirrors.clone();
     let mut on_node = reader.pods.clone();
     std::fs::write(&file, manifest("i:2")).unwrap();
     until(&mut reader, &mut events, |r| r.log.len() == 2).await;
     assert_eq!(mirror(&fake).unwrap()["spec"]["containers"][0]["image"], "i:1", "it stays while its pod ends");
+    assert_eq!(reader.mirrors, first);
     end(&source, &mut on_node);
-    until(&mut reader, &mut events, |r| r.mirrors.values().flatten().count() == 2 && r.mirrors.len() == 2).await;
+    // A pod that has left has no mirror; nobody remembers one for each edition.
+    until(&mut reader, &mut events, |r| r.mirrors.values().flatten().count() == 1 && r.mirrors.len() == 2).await;
+    assert!(first.keys().all(|uid| reader.mirrors[uid].is_none()), "{:?}", reader.mirrors);
     assert_eq!(reader.log, ["removed", "set"]);
     assert_eq!(mirror(&fake).unwrap()["spec"]["containers"][0]["image"], "i:2");
     on_node = reader.pods.clone();
@@ -157,6 +161,7 @@ async fn an_edited_manifest_is_another_pod_with_another_mirror() {
     until(&mut reader, &mut events, |r| r.pods.is_empty()).await;
     assert!(mirror(&fake).is_some());
     end(&source, &mut on_node);
+    until(&mut reader, &mut events, |r| r.mirrors.values().all(Option::is_none)).await;
     let mirror_gone = async {
         while mirror(&fake).is_some() {
             tokio::task::yield_now().await;

@@ -54,7 +54,8 @@ async fn try_set_up(parts: &Parts, desired: &DesiredPod) -> Result<Setup, Failur
     Ok(Setup { cgroup_parent, volumes: mounted })
 }
 
-/// Puts changed labels, annotations and resources into downward API volumes; what fails is tried again by the volumes themselves.
+/// Puts changed labels, annotations and resources into downward API volumes; what fails is tried again by the volumes
+/// themselves.
 pub(crate) async fn refresh_volumes(parts: Parts, desired: DesiredPod) -> Done {
     if let Err(error) = parts.volumes.mount(&desired).boxed().await {
         tracing::warn!(pod = %desired.key, %error, "volumes not refreshed");

@@ -1,8 +1,8 @@
 //! The only writer of pod status: newest status per pod in, strategic merge patches out, and the final delete.
 //!
 //! Reads: `set` and `mirror` calls. Writes: `pods/status` and, once a pod is finished here and its phase is final,
-//! the deletion of its API object. Wakes on: a call, an answer, the time of a retry or of a word held back. It never polls: what the API
-//! object says comes with the updates, since those carry the object as last seen.
+//! the deletion of its API object. Wakes on: a call, an answer, the time of a retry or of a word held back. It never
+//! polls: what the API object says comes with the updates, since those carry the object as last seen.
 
 mod book;
 mod patch;

@@ -1,8 +1,11 @@
 //! What ties the node to its cluster: kubeconfig, certificates, the API server.
 
-use std::{error::Error, path::Path};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+};
 
-use apiserver::{ApiError, ApiServer, ClientOptions};
+use apiserver::{ApiError, ApiServer, ClientOptions, Identity};
 use certificates::{
     ClientCa, Pair,
     bootstrap::{PairStore, client_certificate_validity},
@@ -24,19 +27,52 @@ pub(super) async fn findings(options: &Options, clock: Clock) -> Vec<Finding> {
         all.push(no_kubeconfig(kubeconfig, bootstrap));
         return all;
     }
-    let rotated = options.config.rotate_certificates.then(|| stored(&PairStore::client(&options.flags.cert_dir)));
-    let way_on = if rotated.flatten().is_some_and(|pair| pair.is_valid_at(clock.wall())) {
-        Some("the agent uses the one of its --cert-dir instead".to_owned())
-    } else {
+    let (way_on, identity) = match credentials(options, validity, clock.wall()) {
+        Credentials::Kubeconfig => (None, None),
+        Credentials::Stored(pair) => {
+            let way_on = "the agent uses the one of its --cert-dir instead".to_owned();
+            (Some(way_on), Some(Identity::new(move || Some(pair.clone()))))
+        }
         // Whether its token is still good, only the API server knows.
-        bootstrap.map(|path| format!("the agent will bootstrap again by {}, if that is still accepted", path.display()))
+        Credentials::ToCome(path) => {
+            let path = path.display();
+            (Some(format!("the agent will bootstrap again by {path}, if that is still accepted")), None)
+        }
     };
+    let renews = way_on.clone().filter(|_| identity.is_none());
     all.extend(validity.map(|validity| client_certificate(validity, way_on, clock.wall())));
-    all.push(match ApiServer::from_kubeconfig(kubeconfig, ClientOptions::default()).await {
-        Ok(api) => api_server(api.get_node(&options.node_name).await.map(drop), &options.node_name),
+    let client = ClientOptions { identity, ..ClientOptions::default() };
+    all.push(match ApiServer::from_kubeconfig(kubeconfig, client).await {
+        Ok(api) => api_server(api.get_node(&options.node_name).await.map(drop), &options.node_name, renews),
         Err(error) => Finding::fault("kubeconfig", causes(&error), "the agent will not start until it can read it"),
     });
     all
+}
+
+/// With what the agent goes to the API server.
+#[derive(Debug, PartialEq, Eq)]
+enum Credentials {
+    Kubeconfig,
+    /// A pair of its --cert-dir.
+    Stored(PathBuf),
+    /// It has none yet, but a kubeconfig to bootstrap by.
+    ToCome(PathBuf),
+}
+
+/// Changes nothing, where the agent would mend the folder or write the kubeconfig anew. `validity`: of the certificate
+/// in the kubeconfig.
+fn credentials(options: &Options, validity: Option<Validity>, now: Timestamp) -> Credentials {
+    let store = PairStore::client(&options.flags.cert_dir);
+    // As at the agent's start, a token or a plugin does not count where there is a kubeconfig to bootstrap by.
+    let is_lost = validity.is_none_or(|(_, to)| to < now);
+    let bootstrap = options.flags.bootstrap_kubeconfig.as_ref().filter(|path| is_lost && path.exists());
+    let rotates = options.config.rotate_certificates;
+    match stored(&store).filter(|pair| pair.is_valid_at(now)) {
+        Some(pair) if bootstrap.map_or(rotates, |_| pair.is_of_node(&options.node_name)) => {
+            Credentials::Stored(store.current_path())
+        }
+        _ => bootstrap.map_or(Credentials::Kubeconfig, |path| Credentials::ToCome(path.clone())),
+    }
 }
 
 fn no_kubeconfig(path: &Path, bootstrap: Option<&Path>) -> Finding {
@@ -150,13 +186,17 @@ fn client_ca(options: &Options) -> Option<Finding> {
     })
 }
 
-fn api_server(answer: Result<(), ApiError>, node: &str) -> Finding {
+/// `renews`: how the agent gets other credentials before it asks.
+fn api_server(answer: Result<(), ApiError>, node: &str, renews: Option<String>) -> Finding {
     match answer {
         Ok(()) => Finding::good("API server", format!("answers, and knows node {node}")),
         Err(error) if error.is_not_found() => {
             Finding::good("API server", format!("answers; node {node} will register"))
         }
         Err(error) if error.is_forbidden() || error.is_unauthorized() => {
+            if let Some(renews) = renews {
+                return Finding::warning("API server", causes(&error), renews);
+            }
             let advice = format!("these credentials must be those of system:node:{node}");
             Finding::fault("API server", causes(&error), advice)
         }
@@ -169,8 +209,84 @@ fn api_server(answer: Result<(), ApiError>, node: &str) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use apiserver::Refusal;
+    use jiff::ToSpan as _;
+    use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
+
     use super::*;
-    use crate::doctor::Verdict;
+    use crate::{
+        doctor::Verdict,
+        options::{Request, read},
+    };
+
+    fn options(dir: &Path, more: &[&str]) -> Options {
+        let (kubeconfig, pki) = (dir.join("kubelet.conf"), dir.join("pki"));
+        let always = [
+            format!("--kubeconfig={}", kubeconfig.display()),
+            format!("--cert-dir={}", pki.display()),
+            "--hostname-override=web-1".to_owned(),
+        ];
+        match read(&always.into_iter().chain(more.iter().map(|arg| (*arg).to_owned())).collect::<Vec<_>>()).unwrap() {
+            Request::Run(options) => *options,
+            Request::Print { out, .. } => panic!("printed {out}"),
+        }
+    }
+
+    /// What rotation leaves.
+    fn store(dir: &Path, node: &str) -> PathBuf {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2030, 1, 1));
+        params.distinguished_name.push(DnType::CommonName, format!("system:node:{node}"));
+        params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+        let certificate = params.self_signed(&key).unwrap().pem();
+        let store = PairStore::client(&dir.join("pki"));
+        store.update(certificate.as_bytes(), &key.serialize_pem(), Timestamp::UNIX_EPOCH).unwrap();
+        store.current_path()
+    }
+
+    #[test]
+    fn the_api_server_is_asked_with_what_the_agent_would_ask_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let bootstrap = dir.join("bootstrap.conf");
+        fs::write(&bootstrap, "").unwrap();
+        let rotates = "--rotate-certificates";
+        let renews = format!("--bootstrap-kubeconfig={}", bootstrap.display());
+        let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
+        let (lost, good) = ((Timestamp::UNIX_EPOCH, now - 1.hours()), (Timestamp::UNIX_EPOCH, now + 1.hours()));
+        let at = |now, more: &[&str], validity| credentials(&options(dir, more), Some(validity), now);
+        assert_eq!(at(now, &[rotates], lost), Credentials::Kubeconfig);
+        assert_eq!(at(now, &[rotates, &renews], lost), Credentials::ToCome(bootstrap.clone()));
+        assert_eq!(at(now, &[rotates, &renews], good), Credentials::Kubeconfig);
+        let token = credentials(&options(dir, &[&renews]), None, now);
+        assert_eq!(token, Credentials::ToCome(bootstrap.clone()));
+
+        let stored = Credentials::Stored(store(dir, "web-1"));
+        let later = now + (20 * 365 * 24).hours();
+        for more in [&[rotates][..], &[rotates, &renews], &[&renews]] {
+            assert_eq!(at(now, more, lost), stored, "{more:?}");
+            assert_ne!(at(later, more, lost), stored, "{more:?}");
+        }
+        assert_eq!(at(now, &[], lost), Credentials::Kubeconfig);
+        store(dir, "another-node");
+        assert_eq!(at(now, &[&renews], lost), Credentials::ToCome(bootstrap));
+    }
+
+    #[test]
+    fn credentials_that_the_agent_gets_anew_may_be_refused() {
+        let verdict = |code, renews| {
+            let refusal = Refusal { code, reason: String::new(), message: "no".to_owned(), retry_after: None };
+            let refused = ApiError::Refused { operation: "get", object: "node web-1".to_owned(), refusal };
+            api_server(Err(refused), "web-1", renews).verdict
+        };
+        for code in [401, 403] {
+            assert_eq!(verdict(code, None), Verdict::Fault);
+            assert_eq!(verdict(code, Some("the agent will bootstrap again".to_owned())), Verdict::Warning);
+        }
+    }
 
     #[test]
     fn a_kubeconfig_may_be_still_to_come() {

@@ -18,7 +18,14 @@ impl Machine {
     fn new(systemctl: u8) -> Self {
         let machine = Self { root: tempfile::tempdir().unwrap() };
         machine.write("run/systemd/system/x", "");
-        let fake = format!("#!/bin/sh\necho \"$*\" >>\"$DPKG_ROOT/asked\"\nexit {systemctl}\n");
+        let fake = format!(
+            "#!/bin/sh\necho \"$*\" >>\"$DPKG_ROOT/asked\"\nlink=$DPKG_ROOT/{WANTED_BY}\n\
+             [ {systemctl} = 0 ] || exit {systemctl}\n\
+             case $* in\n\
+             *is-enabled*) [ -L \"$link\" ] ;;\n\
+             *enable*) mkdir -p \"${{link%/*}}\" && ln -sf /usr/lib/systemd/system/kubelet.service \"$link\" ;;\n\
+             esac\n"
+        );
         let fake = machine.write("bin/systemctl", &fake);
         fs::set_permissions(fake, fs::Permissions::from_mode(0o755)).unwrap();
         machine
@@ -37,7 +44,12 @@ impl Machine {
         file
     }
 
-    /// What systemctl was asked, without the root and the reloads.
+    /// The administrator, or another package, disables the unit.
+    fn disable(&self) {
+        fs::remove_file(self.root.path().join(WANTED_BY)).unwrap();
+    }
+
+    /// What systemctl was told, without the root and the reloads.
     fn run(&self, line: &str) -> Vec<String> {
         let mut words = line.split(' ');
         let script = format!("{}/../../deploy/debian/{}", env!("CARGO_MANIFEST_DIR"), words.next().unwrap());
@@ -48,22 +60,45 @@ impl Machine {
         let asked = fs::read_to_string(root.join("asked")).unwrap_or_default();
         let _ = fs::remove_file(root.join("asked"));
         let asked = asked.replace(&format!("--root={} ", root.display()), "");
-        asked.lines().filter(|line| *line != "daemon-reload").map(str::to_owned).collect()
+        let told = |line: &&str| *line != "daemon-reload" && !line.starts_with("is-enabled");
+        asked.lines().filter(told).map(str::to_owned).collect()
     }
 }
 
 const STARTS: [&str; 2] = ["enable kubelet.service", "--no-block restart kubelet.service"];
+const RESTARTS: [&str; 1] = ["--no-block restart kubelet.service"];
 
 #[test]
 fn a_node_that_has_joined_has_its_agent_after_every_installation() {
     let node = Machine::joined();
-    // The first, an upgrade or one after a removal, and a removal that was given up.
-    for line in ["postinst configure ", "postinst configure 0.1.0", "postinst abort-remove"] {
-        assert_eq!(node.run(line), STARTS, "{line}");
+    assert_eq!(node.run("postinst configure "), STARTS);
+    assert_eq!(node.run("postinst configure 0.1.0"), RESTARTS, "an upgrade");
+    assert_eq!(node.run("postinst abort-upgrade 0.2.0"), RESTARTS);
+    // The administrator's word is for the unit as it was; a package in between may have disabled it.
+    for removal in ["prerm remove", "prerm remove in-favour kubelet 1.37.2"] {
+        node.run(removal);
+        node.disable();
+        assert_eq!(node.run("postinst configure 0.1.0"), STARTS, "after {removal}");
+        assert_eq!(node.run("postinst configure 0.1.0"), RESTARTS, "and an upgrade");
     }
+    node.run("prerm remove");
+    assert_eq!(node.run("postinst abort-remove"), STARTS);
     let joining = Machine::new(0);
     joining.write("etc/kubernetes/bootstrap-kubelet.conf", "");
     assert_eq!(joining.run("postinst configure "), STARTS);
+}
+
+#[test]
+fn a_unit_that_the_administrator_has_disabled_stays_so() {
+    let node = Machine::joined();
+    node.run("postinst configure ");
+    node.disable();
+    // What runs all the same is restarted.
+    for line in ["postinst configure 0.1.0", "postinst abort-upgrade 0.2.0"] {
+        assert_eq!(node.run(line), ["--no-block try-restart kubelet.service"], "{line}");
+    }
+    node.run("prerm remove");
+    assert_eq!(node.run("postinst configure 0.1.0"), ["--no-block try-restart kubelet.service"], "a new installation");
 }
 
 #[test]

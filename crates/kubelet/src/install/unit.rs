@@ -14,7 +14,8 @@ use zbus::{Connection, OwnedObjectPath, connection::Builder, proxy::CachePropert
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks that show one and the same process: a program that crashes at its start is "active" for a moment too.
 const STEADY: u32 = 10;
-/// Looks until the program is given up. systemd itself gives up after 90 seconds where no unit says otherwise.
+/// Looks until the program is given up. systemd itself gives up after 90 seconds where no unit says otherwise. The
+/// DaemonSet in deploy/ waits for longer before it goes to the next node.
 const MOST: u32 = 120;
 
 /// A command of a unit, its arguments, and what became of it.
@@ -259,6 +260,15 @@ mod tests {
         let refused = Unit::on(bus, root.path(), "kubelet.service", Path::new("/opt/kubelet")).await.err().unwrap();
         assert!(refused.to_string().contains("starts /usr/bin/kubelet, not /opt/kubelet"), "{refused}");
         assert_eq!(*fake.pid.lock().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_rollout_does_not_go_on_before_an_installation_has_proved_itself() {
+        let set = include_str!("../../../../deploy/daemonset.yaml");
+        let set: serde_json::Value = serde_yaml_ng::from_str(set).unwrap();
+        let waits = Duration::from_secs(set["spec"]["minReadySeconds"].as_u64().unwrap());
+        let copying = Duration::from_secs(20);
+        assert!(waits > LOOK * MOST + copying, "{waits:?}");
     }
 
     #[test]
