@@ -73,3 +73,20 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_causes_of_an_error_are_told_once_each() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("get node")]
+        struct Outer(#[source] Inner);
+        #[derive(Debug, thiserror::Error)]
+        #[error("dial 10.0.0.1:6443: {0}")]
+        struct Inner(#[source] std::io::Error);
+        let refused = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "connection refused");
+        assert_eq!(with_causes(&Outer(Inner(refused))), "get node: dial 10.0.0.1:6443: connection refused");
+    }
+}

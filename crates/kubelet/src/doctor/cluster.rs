@@ -1,11 +1,8 @@
 //! What ties the node to its cluster: kubeconfig, certificates, the API server.
 
-use std::{
-    error::Error,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use apiserver::{ApiError, ApiServer, ClientOptions, Identity};
+use apiserver::{ApiError, ApiServer, ClientOptions, Identity, with_causes};
 use certificates::{
     ClientCa, Pair,
     bootstrap::{PairStore, client_certificate_validity},
@@ -44,7 +41,11 @@ pub(super) async fn findings(options: &Options, clock: Clock) -> Vec<Finding> {
     let client = ClientOptions { identity, ..ClientOptions::default() };
     all.push(match ApiServer::from_kubeconfig(kubeconfig, client).await {
         Ok(api) => api_server(api.get_node(&options.node_name).await.map(drop), &options.node_name, renews),
-        Err(error) => Finding::fault("kubeconfig", causes(&error), "the agent will not start until it can read it"),
+        // Until its first certificate is there, a kubeconfig that bootstrap has written names a file that is not.
+        Err(error) => match renews {
+            Some(way_on) => Finding::warning("kubeconfig", with_causes(&error), way_on),
+            None => Finding::fault("kubeconfig", with_causes(&error), "the agent will not start until it can read it"),
+        },
     });
     all
 }
@@ -148,20 +149,6 @@ fn day(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d").to_string()
 }
 
-/// An error and what is behind it, each once.
-fn causes(error: &dyn Error) -> String {
-    let mut told = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !told.contains(&text) {
-            told = format!("{told}: {text}");
-        }
-        next = cause.source();
-    }
-    told
-}
-
 fn serving(options: &Options, now: Timestamp) -> Option<Finding> {
     let config = &options.config;
     if config.tls_cert_file.is_empty() || config.tls_private_key_file.is_empty() {
@@ -195,14 +182,14 @@ fn api_server(answer: Result<(), ApiError>, node: &str, renews: Option<String>) 
         }
         Err(error) if error.is_forbidden() || error.is_unauthorized() => {
             if let Some(renews) = renews {
-                return Finding::warning("API server", causes(&error), renews);
+                return Finding::warning("API server", with_causes(&error), renews);
             }
             let advice = format!("these credentials must be those of system:node:{node}");
-            Finding::fault("API server", causes(&error), advice)
+            Finding::fault("API server", with_causes(&error), advice)
         }
         Err(error) => {
             let advice = "what runs goes on and static pods start; nothing new comes from the API until it answers";
-            Finding::warning("API server", causes(&error), advice)
+            Finding::warning("API server", with_causes(&error), advice)
         }
     }
 }
@@ -323,12 +310,5 @@ mod tests {
         assert_eq!(verdict(after(300)), [Verdict::Good]);
         assert_eq!(verdict(after(350)), [Verdict::Warning]);
         assert_eq!(verdict(after(400)), [Verdict::Warning]);
-    }
-
-    #[test]
-    fn the_causes_of_an_error_are_told_once_each() {
-        let refused = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "connection refused");
-        let error = anyhow::Error::new(refused).context("dial 10.0.0.1:6443").context("get node");
-        assert_eq!(causes(error.as_ref()), "get node: dial 10.0.0.1:6443: connection refused");
     }
 }
