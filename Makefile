@@ -25,8 +25,8 @@ build:
 install: build
 	install -D -m 755 $(KUBELET) $(DESTDIR)/usr/bin/kubelet
 
-# Static binaries for both architectures, Debian packages and OCI images of them in dist/. Needs `rustup target add`
-# of both targets and Debian's musl-tools, gcc-aarch64-linux-gnu and dpkg-dev.
+# Static binaries for both architectures (kubelet-amd64, kubelet-arm64), Debian packages and OCI images of them in
+# dist/. Needs `rustup target add` of both targets and Debian's musl-tools, gcc-aarch64-linux-gnu and dpkg-dev.
 PACKAGES = $(CURDIR)/dist
 packages: package-amd64 package-arm64
 
@@ -38,6 +38,7 @@ package-arm64: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER = aarch64-l
 package-amd64 package-arm64: package-%:
 	cargo build --release -p kubelet --target $(TRIPLE)
 	deploy/package.sh $(CARGO_TARGET_DIR)/$(TRIPLE)/release/kubelet $* $(PACKAGES)
+	install -m 755 $(CARGO_TARGET_DIR)/$(TRIPLE)/release/kubelet $(PACKAGES)/kubelet-$*
 	deploy/image.sh $(CARGO_TARGET_DIR)/$(TRIPLE)/release/kubelet $* $(PACKAGES)
 
 demo: doctor build
