@@ -30,7 +30,7 @@ use tower::{ServiceExt as _, util::BoxCloneSyncService};
 
 use crate::{
     ApiError,
-    proxy::{self, Environment, Proxy},
+    proxy::{self, ByProxy, Environment, Proxy},
 };
 
 const WATCHES_PER_CONNECTION: usize = 80;
@@ -99,6 +99,10 @@ impl Origin {
         let options = KubeConfigOptions::default();
         let own_proxy = proxy::of_kubeconfig(&kubeconfig);
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(wrong)?;
+        // Without one nobody is believed, and each request would fail with the blame on the server.
+        if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
+            return Err(ApiError::ClusterCa { path: path.to_owned() });
+        }
         match credentials {
             Credentials::OfKubeconfig => {}
             Credentials::ToCome => config.auth_info = AuthInfo::default(),
@@ -118,10 +122,7 @@ impl Origin {
         }
         let proxy = proxy::proxy(own_proxy.as_deref(), &Environment::read(), &config.cluster_url)?;
         if let Some(proxy) = &proxy {
-            tracing::info!(
-                proxy = proxy.uri.authority().map_or("", |a| a.host()),
-                "the API server is reached through a proxy"
-            );
+            tracing::info!(%proxy, "the API server is reached through a proxy");
         }
         Ok(Self::Kubeconfig(Box::new(config), proxy))
     }
@@ -170,13 +171,14 @@ fn way(proxy: Option<&Proxy>) -> Way {
     tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
     match proxy {
         None => Way::new(tcp.map_err(tower::BoxError::from)),
-        Some(Proxy { uri, authorization }) => {
-            let tunnel = Tunnel::new(uri.clone(), tcp);
-            let tunnel = match authorization {
+        Some(proxy) => {
+            let tunnel = Tunnel::new(proxy.uri.clone(), tcp);
+            let tunnel = match &proxy.authorization {
                 Some(authorization) => tunnel.with_auth(authorization.clone()),
                 None => tunnel,
             };
-            Way::new(tunnel.map_err(tower::BoxError::from))
+            let proxy = proxy.clone();
+            Way::new(tunnel.map_err(move |source| ByProxy { proxy: proxy.clone(), source: source.into() }.into()))
         }
     }
 }

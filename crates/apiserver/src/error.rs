@@ -43,6 +43,8 @@ pub enum ApiError {
         #[source]
         source: Arc<kube::config::KubeconfigError>,
     },
+    #[error("kubeconfig {}: its certificate-authority holds no certificate (PEM is expected)", path.display())]
+    ClusterCa { path: PathBuf },
     #[error("TLS or credentials of the kubeconfig: {}", with_causes(source))]
     Credentials {
         #[source]

@@ -8,7 +8,7 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use kube::config::Kubeconfig;
 use url::Host;
 
-use crate::ApiError;
+use crate::{ApiError, with_causes};
 
 /// Asked by CONNECT for a way to the server; TLS is with the server itself.
 #[derive(Clone, Debug)]
@@ -16,6 +16,23 @@ pub(crate) struct Proxy {
     pub uri: Uri,
     /// Does not print.
     pub authorization: Option<HeaderValue>,
+    pub origin: &'static str,
+}
+
+impl std::fmt::Display for Proxy {
+    /// No user, no password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (host, port) = (self.uri.host().unwrap_or_default(), self.uri.port_u16().unwrap_or(80));
+        write!(f, "http://{host}:{port} ({})", self.origin)
+    }
+}
+
+/// A way to the server that the proxy does not give.
+#[derive(Debug, thiserror::Error)]
+#[error("proxy {proxy}: {}", with_causes(source.as_ref()))]
+pub(crate) struct ByProxy {
+    pub proxy: Proxy,
+    pub source: tower::BoxError,
 }
 
 /// What the environment says of proxies. ALL_PROXY says nothing to Go.
@@ -150,7 +167,7 @@ pub(crate) fn proxy(
     let mut authorization = found.basic_auth().cloned();
     authorization.iter_mut().for_each(|value| value.set_sensitive(true));
     match found.uri().scheme_str() {
-        Some("http") => Ok(Some(Proxy { uri: found.uri().clone(), authorization })),
+        Some("http") => Ok(Some(Proxy { uri: found.uri().clone(), authorization, origin })),
         scheme => {
             let scheme = scheme.unwrap_or_default();
             let detail = format!("a proxy is to be used by {scheme:?} ({origin}): only http proxies are");

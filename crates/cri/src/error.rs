@@ -59,7 +59,8 @@ impl CriError {
             Code::Unknown | Code::Cancelled => Code::Unavailable,
             code => code,
         };
-        Self::new(operation, object, code, format!("{}: {}", status.message(), root(cause)))
+        let (said, cause) = (status.message(), root(cause).to_string());
+        Self::new(operation, object, code, if said.contains(&cause) { cause } else { format!("{said}: {cause}") })
     }
     pub(crate) fn new(operation: &'static str, object: &str, code: Code, message: impl Into<String>) -> Self {
         Self { operation, object: object.to_owned(), code, message: message.into() }

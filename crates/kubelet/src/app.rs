@@ -61,6 +61,9 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
     let (shutting_down, is_shutting_down) = watch::channel(false);
     let node = base.node(&images, is_shutting_down.clone()).await?;
     let node_facts = node.facts();
+    let host_ips = node_facts.borrow().host_ips.clone();
+    let certificate = serving::certificate(&base, &host_ips, node.node(), &mut tasks)?;
+    let listeners = serving::listeners(&base.options, certificate).await?;
     base.reserve(&node_facts.borrow().clone(), &mut once).await?;
     let parts = base.parts(images, node_facts.clone(), &mut tasks)?;
     match explain::listen(base.root.path()) {
@@ -90,10 +93,8 @@ pub async fn run(options: Options, clock: Clock) -> anyhow::Result<()> {
     let mirrors = serving::MirrorUids::default();
     tasks.spawn(hand_on(source_events, commands, expected, parts.status.clone(), mirrors.clone()));
 
-    let host_ips = node_facts.borrow().host_ips.clone();
-    let certificate = serving::certificate(&base, &host_ips, node.node(), &mut tasks)?;
     node_sockets::serve(&base.options, &base.root, clock, &parts.view, &mut tasks)?;
-    let server = serving::start(&base, parts.view.clone(), mirrors, certificate).await?;
+    let server = serving::start(&base, parts.view.clone(), mirrors, listeners)?;
     if let Some(interval) = watchdog {
         tasks.spawn(watchdog::run(interval, base.health()));
     }
@@ -170,7 +171,7 @@ async fn wait_for_end(tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
         _ = int.recv() => Ok(()),
         Some(ended) = tasks.join_next() => {
             ended.context("a part of the agent failed")?;
-            bail!("a part of the agent ended by itself; a new start mends it")
+            bail!("a part of the agent ended by itself; the lines before say which, and why")
         }
     }
 }

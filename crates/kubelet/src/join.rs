@@ -104,7 +104,9 @@ fn given(args: &[String]) -> Result<Vec<(&str, &str)>> {
         given.push(match (arg.split_once('='), arg) {
             (Some(with_value), _) => with_value,
             (None, "--with-node-id" | "--insecure-skip-ca-hash") => (arg, "true"),
-            (None, _) => (arg, args.next().with_context(|| format!("{arg} wants a value"))?),
+            (None, _) => {
+                (arg, args.next().with_context(|| format!("{arg} is no flag of this command, or wants a value"))?)
+            }
         });
     }
     Ok(given)

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use apiserver::{ApiError, ApiServer};
+use apiserver::{ApiError, ApiServer, Reachability};
 use k8s_openapi::{
     api::storage::v1::{CSINode, CSINodeSpec},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
@@ -50,8 +50,13 @@ pub(crate) async fn initialize(
                 });
             }
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        // A server that is back is asked at once: the node is not ready until it has answered.
+        let mut server = api.reachability();
+        let was_away = !server.borrow_and_update().is_reachable();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+            Ok(_) = server.wait_for(Reachability::is_reachable), if was_away => pause = FIRST_PAUSE,
+        }
     }
 }
 

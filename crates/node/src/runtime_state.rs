@@ -18,6 +18,8 @@ const START: Duration = Duration::from_secs(30);
 /// Then a second apart, until it is plain that somebody has to install something first.
 const UNREADY_PERIOD: Duration = Duration::from_secs(1);
 const UNREADY: Duration = Duration::from_secs(120);
+/// A call may take minutes before it counts as failed; after this much of it, it is told.
+const SLOW: Duration = Duration::from_secs(10);
 /// So long without a ready answer, the runtime is down.
 const DOWN_AFTER: Duration = Duration::from_secs(30);
 
@@ -92,7 +94,18 @@ pub async fn poll(cri: Cri, clock: Clock, view: watch::Sender<RuntimeView>) {
     let began = clock.mono();
     let mut troubled = false;
     loop {
-        match cri.status().await {
+        let asked = cri.status();
+        tokio::pin!(asked);
+        let answer = tokio::select! {
+            answer = &mut asked => answer,
+            () = tokio::time::sleep(SLOW) => {
+                if !std::mem::replace(&mut troubled, true) {
+                    tracing::warn!("the container runtime has not answered for {} s; pods wait for it", SLOW.as_secs());
+                }
+                asked.await
+            }
+        };
+        match answer {
             Ok(status) => {
                 if std::mem::take(&mut troubled) {
                     tracing::info!("the container runtime answers again");

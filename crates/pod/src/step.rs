@@ -47,7 +47,9 @@ fn syncing(input: &StepInput, blocked: Option<String>) -> (String, Option<String
         return ("removing all containers to start them anew".to_owned(), blocked);
     }
     if input.in_flight.sandbox || input.observed.ready_sandbox().is_none() {
-        return ("making the sandbox".to_owned(), blocked);
+        let asked =
+            || input.in_flight.sandbox.then(|| "the container runtime, which makes or stops a sandbox".to_owned());
+        return ("making the sandbox".to_owned(), blocked.or_else(asked));
     }
     if input.resizing {
         return ("resizing".to_owned(), None);
@@ -126,6 +128,13 @@ mod tests {
     fn without_a_sandbox_that_is_the_step_and_nothing_blocks_it_before_it_fails() {
         let told = told(&WorkerReport::default(), &InFlight::default(), true);
         assert_eq!(told, ("making the sandbox".to_owned(), None));
+    }
+
+    #[test]
+    fn a_pod_whose_sandbox_is_being_made_waits_for_the_runtime() {
+        let in_flight = InFlight { sandbox: true, ..InFlight::default() };
+        let (_, blocked_by) = told(&WorkerReport::default(), &in_flight, true);
+        assert!(blocked_by.is_some_and(|by| by.contains("container runtime")));
     }
 
     #[test]

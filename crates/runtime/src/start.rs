@@ -224,6 +224,7 @@ impl Runtime {
         let site = HookSite { cri: &parts.cri, events: &parts.events, pod: request.pod, container, id, pod_ip };
         let Err(failure) = hooks::run(site, hook).await else { return Ok(()) };
         // The hook's output stays out of the event: it may hold a secret.
+        tracing::warn!(pod = %request.pod.key, container = request.name, error = %failure, "postStart hook failed");
         self.event(request, EventType::Warning, event::FAILED_POST_START_HOOK, "PostStartHook failed");
         let grace = names::grace(request.pod);
         let (_keep, deadline) = watch::channel(parts.clock.mono() + grace);

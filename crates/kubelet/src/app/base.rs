@@ -21,6 +21,9 @@ use volumes::{Volumes, VolumesConfig};
 use super::{api, images as wiring, kernel, machine, reservation};
 use crate::options::Options;
 
+/// A runtime that says nothing for so long at the start is told of.
+const HANGS: Duration = Duration::from_secs(10);
+
 pub(super) struct Base {
     pub options: Options,
     pub clock: Clock,
@@ -167,7 +170,12 @@ async fn connect_runtime(options: &Options) -> anyhow::Result<Cri> {
     let cri = Cri::connect(endpoint, &config.image_service_endpoint, timeout).context("containerRuntimeEndpoint")?;
     let mut tries = 0;
     let version = loop {
-        match cri.version().await {
+        let Ok(answer) = tokio::time::timeout(HANGS, cri.version()).await else {
+            // It may be starting, but then takes no connection: one that hangs is worth waiting for.
+            tracing::warn!(endpoint, "the container runtime takes a connection but does not answer");
+            continue;
+        };
+        match answer {
             Ok(version) => break version,
             Err(error) if tries < 30 => {
                 tracing::warn!(endpoint, %error, "the container runtime does not answer yet");

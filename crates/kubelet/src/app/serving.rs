@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, RwLock},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use apiserver::ApiServer;
 use certificates::{
     ClientCa, Serving, ServingCertificate, ServingConfig,
@@ -42,14 +42,13 @@ impl MirrorUids {
     }
 }
 
-pub(super) async fn start(
+pub(super) fn start(
     base: &Base,
     view: pod_workers::PodsView,
     mirrors: MirrorUids,
-    certificate: Serving,
+    listeners: Listeners,
 ) -> anyhow::Result<Server> {
     let Base { options, clock, .. } = base;
-    let listeners = listeners(options, certificate).await?;
     let rows = move || {
         let row = |v: &Arc<pod_workers::PodView>| PodRow {
             desired: v.desired.clone(),
@@ -149,7 +148,8 @@ fn authorizer(options: &Options, clock: Clock, api: Option<ApiServer>) -> Author
     }
 }
 
-async fn listeners(options: &Options, certificate: Serving) -> anyhow::Result<Listeners> {
+/// What is taken before anything of the node is touched: a second agent finds the ports in use and ends.
+pub(super) async fn listeners(options: &Options, certificate: Serving) -> anyhow::Result<Listeners> {
     let config = &options.config;
     let socket = |address: &str, port: i32| -> anyhow::Result<SocketAddr> {
         let ip: IpAddr = address.parse().with_context(|| format!("{address:?} is no address"))?;
@@ -194,7 +194,12 @@ pub(super) fn certificate(
     let clients = asks.then(|| server::tls::request_client_certificate(provider));
     let rotates = config.server_tls_bootstrap && options.gates.enabled("RotateKubeletServerCertificate");
     let Some((api, node)) = api.clone().zip(node).filter(|_| rotates) else {
-        return Ok(Serving::new(&serving, clients)?);
+        if !given && !(config.tls_cert_file.is_empty() && config.tls_private_key_file.is_empty()) {
+            bail!(
+                "tlsCertFile (--tls-cert-file) and tlsPrivateKeyFile (--tls-private-key-file): only one of them is set"
+            );
+        }
+        return Serving::new(&serving, clients).context("tlsCertFile, tlsPrivateKeyFile or --cert-dir");
     };
     let certificate = ServingCertificate::default();
     let rotation = ServingRotation {

@@ -13,9 +13,14 @@ use crate::{
 const ABOUT: &str = "The node agent: runs the pods that are bound to this node, from the API server (--kubeconfig), from a \
                      directory of manifests\n(--pod-manifest-path) or from a URL (--manifest-url), and reports what runs.";
 
+const COMMANDS: &str = "  doctor   says whether this machine is fit to be a node\n  \
+                        explain  says what the running agent does for a pod, and what that waits for\n  \
+                        install  puts this program in the place of the machine's kubelet\n  \
+                        join     makes a machine a node of a k3s cluster\n";
+
 pub fn text() -> String {
     let mut out = format!("{ABOUT}\nThis is ferrolet {}, a drop-in kubelet.\n\n", version::FERROLET);
-    out.push_str("Usage:\n  kubelet [flags]\n\nFlags:\n");
+    let _ = write!(out, "Usage:\n  kubelet [flags]\n  kubelet COMMAND --help\n\nCommands:\n{COMMANDS}\nFlags:\n");
     let defaults = config::flag_defaults();
     let heads: Vec<String> = FLAGS.iter().map(head).collect();
     let width = heads.iter().map(|head| head.chars().count()).max().unwrap_or(0) + 3;

@@ -82,7 +82,7 @@ fn kind(kind: Kind) -> &'static str {
 fn flags_section(out: &mut String) {
     let _ = writeln!(
         out,
-        "## Flags\n\nAll {} of upstream's on Linux are read. {}.",
+        "## Flags\n\nAll {} of upstream's on Linux, and `--help`, are read. {}.",
         FLAGS.len() - 1,
         count(FLAGS.iter().map(Flag::support))
     );

@@ -60,6 +60,7 @@ pub const DIFFERENCES: &[&str] = &[
     "Until a node with `rotateCertificates` has its first certificate, its requests to the API server wait; upstream sends them without credentials. The bootstrap kubeconfig is read anew at each attempt, and asked again for an identity that expired while the agent ran; upstream ends after five minutes, and bootstraps at its next start.",
     "Requests to the API server are JSON, not protobuf.",
     "Of proxies to the API server (`proxy-url`, HTTPS_PROXY) those that are spoken to by http are used, others (https, socks5) refused at the start.",
+    "A `cgroupRoot` that does not exist is made; upstream refuses to start.",
     "A damaged `allocated_pods_state` or `actuated_pods_state` is passed over with an error in the log and pods have what their specs say; upstream refuses to start until somebody removes the file.",
     "A step of a pod that is blocked for more than a minute is told in an event `StillWaiting`, and in the otherwise empty message of containers that wait for it; upstream says nothing.",
 ];
