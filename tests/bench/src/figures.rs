@@ -245,7 +245,10 @@ impl Figures {
                 let second = agents.get(1).and_then(|second| self.middle(key, second));
                 (format!("{times} {}", agents.get(1).unwrap_or(&"")), second.map(|s| s * times))
             }
-            Goal::Times(times, of) => (format!("{times} {of}"), self.middle(of, ours).map(|f| f * times)),
+            Goal::Times(times, of) => {
+                let title = MEASURES.iter().find(|m| m.key == of).map_or(of, |m| m.title);
+                (format!("{times} × {title}"), self.middle(of, ours).map(|f| f * times))
+            }
         };
         match (self.middle(key, ours), limit) {
             (Some(is), Some(limit)) if is <= limit => format!("{text}: met"),
