@@ -179,7 +179,9 @@ pub(super) fn certificate(
 ) -> anyhow::Result<Serving> {
     let Base { options, clock, api, .. } = base;
     let config = &options.config;
-    let given = !config.tls_cert_file.is_empty() && !config.tls_private_key_file.is_empty();
+    let has_certificate = !config.tls_cert_file.is_empty();
+    let has_key = !config.tls_private_key_file.is_empty();
+    let given = has_certificate && has_key;
     let serving = ServingConfig {
         files: given.then(|| (config.tls_cert_file.clone().into(), config.tls_private_key_file.clone().into())),
         cert_dir: options.flags.cert_dir.clone(),
@@ -194,7 +196,7 @@ pub(super) fn certificate(
     let clients = asks.then(|| server::tls::request_client_certificate(provider));
     let rotates = config.server_tls_bootstrap && options.gates.enabled("RotateKubeletServerCertificate");
     let Some((api, node)) = api.clone().zip(node).filter(|_| rotates) else {
-        if !given && !(config.tls_cert_file.is_empty() && config.tls_private_key_file.is_empty()) {
+        if has_certificate != has_key {
             bail!(
                 "tlsCertFile (--tls-cert-file) and tlsPrivateKeyFile (--tls-private-key-file): only one of them is set"
             );
