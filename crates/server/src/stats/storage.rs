@@ -95,7 +95,7 @@ pub async fn read(context: &std::sync::Arc<Context>) -> Storage {
     let reader = context.clone();
     let pods = context.stats.storage.take(move || {
         let (config, now) = (&reader.config, reader.deps.clock.mono());
-        let root = RootDir::new(&config.root_dir).with_logs(&config.pod_logs_dir, &config.pod_logs_dir);
+        let root = root(&reader);
         let measure = |pod: &DesiredPod| {
             let volumes = config.volume_stats_period.map(|period| reader.stats.volumes.of(&root, pod, period, now));
             PodStorage { volumes: volumes.unwrap_or_default(), ..files(&root, pod) }
@@ -119,15 +119,11 @@ pub struct LogUse {
 pub async fn logs(context: &std::sync::Arc<Context>) -> Vec<LogUse> {
     let reader = context.clone();
     let found = context.stats.storage.take(move || {
-        let root =
-            RootDir::new(&reader.config.root_dir).with_logs(&reader.config.pod_logs_dir, &reader.config.pod_logs_dir);
+        let root = root(&reader);
         let mut found = Vec::new();
         for row in reader.deps.pods.list() {
-            for (_, container) in row.desired.all_containers() {
-                let used = flat(&root.container_log(&row.desired.key, &row.desired.uid, &container.name));
-                if used.inodes > 0 {
-                    found.push(LogUse { row: row.clone(), container: container.name.to_string(), bytes: used.bytes });
-                }
+            for (container, used) in log_usage(&root, &row.desired).into_iter().filter(|(_, used)| used.inodes > 0) {
+                found.push(LogUse { row: row.clone(), container, bytes: used.bytes });
             }
         }
         found
@@ -135,15 +131,24 @@ pub async fn logs(context: &std::sync::Arc<Context>) -> Vec<LogUse> {
     found.await.unwrap_or_default()
 }
 
+fn root(context: &Context) -> RootDir {
+    let config = &context.config;
+    RootDir::new(&config.root_dir).with_logs(&config.pod_logs_dir, &config.pod_logs_dir)
+}
+
+/// Of each container, by name.
+fn log_usage(root: &RootDir, pod: &DesiredPod) -> Vec<(String, DirUsage)> {
+    let names = pod.all_containers().into_iter().map(|(_, container)| container.name.to_string());
+    names.map(|name| (name.clone(), flat(&root.container_log(&pod.key, &pod.uid, &name)))).collect()
+}
+
 /// Logs and the pod's own files.
 fn files(root: &RootDir, pod: &DesiredPod) -> PodStorage {
-    let names = pod.all_containers().into_iter().map(|(_, container)| container.name.to_string());
-    let logs = names.map(|name| (flat(&root.container_log(&pod.key, &pod.uid, &name)), name));
     let mut own = flat(&root.pod_log(&pod.key, &pod.uid));
     if let Ok(hosts) = dir_usage(&root.etc_hosts(&pod.uid), 1) {
         own = DirUsage { bytes: own.bytes + hosts.bytes, inodes: own.inodes + hosts.inodes, ..own };
     }
-    PodStorage { logs: logs.map(|(used, name)| (name, used)).collect(), volumes: Vec::new(), own }
+    PodStorage { logs: log_usage(root, pod).into_iter().collect(), volumes: Vec::new(), own }
 }
 
 /// The files of one directory, without what lies deeper.
