@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use host::Clock;
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus};
 use pod::{Life, Mono, PodKey};
 use pod_workers::{PodView, PodsView};
 use tokio::{
@@ -112,9 +113,20 @@ async fn answer(mut stream: tokio::net::UnixStream, view: &PodsView, clock: Cloc
         text.push_str(&explain(pod, clock.mono()));
     }
     if text.is_empty() {
-        text = format!("This node has no pod {name} in namespace {namespace}, or has not admitted it yet.\n");
+        text = unknown(namespace, name, *view.complete().borrow());
     }
     write.write_all(text.as_bytes()).await
+}
+
+fn unknown(namespace: &str, name: &str, all_are_told: bool) -> String {
+    if all_are_told {
+        return format!("This node has no pod {name} in namespace {namespace}, or has not admitted it yet.\n");
+    }
+    format!(
+        "The agent does not know pod {name} in namespace {namespace} so far. It has not taken up all pods since its \
+         start: for that the container runtime has to be ready and the API server has to answer. The agent's log says \
+         what it waits for.\n"
+    )
 }
 
 fn explain(pod: &PodView, now: Mono) -> String {
@@ -125,28 +137,45 @@ fn explain(pod: &PodView, now: Mono) -> String {
     match &pod.step {
         None => out.push_str("Step:      not begun\n"),
         Some(step) => {
+            let blocked_by = step.blocked_by.as_deref().or_else(|| unready(pod));
             let _ = writeln!(out, "Step:      {}", step.doing);
             let _ = writeln!(out, "Since:     {} ago", ago(now.since(step.since)));
-            let _ = writeln!(out, "Waits for: {}", step.blocked_by.as_deref().unwrap_or("nothing"));
+            let _ = writeln!(out, "Waits for: {}", blocked_by.unwrap_or("nothing"));
         }
     }
     let statuses = pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses).flatten();
     for status in statuses {
-        let state = status.state.clone().unwrap_or_default();
-        let (word, why) = match (state.waiting, state.running, state.terminated) {
-            (Some(w), ..) => ("waiting", [w.reason, w.message]),
-            (_, Some(_), _) => ("running", [None, (!status.ready).then(|| "not ready".to_owned())]),
-            (.., Some(t)) => ("ended", [t.reason, Some(format!("exit code {}", t.exit_code))]),
-            _ => ("unknown", [None, None]),
-        };
-        let why: Vec<String> = why.into_iter().flatten().collect();
-        let _ = writeln!(
-            out,
-            "Container: {} {word}{}{}",
-            status.name,
-            if why.is_empty() { "" } else { ", " },
-            why.join(": ")
-        );
+        let _ = writeln!(out, "Container: {}", container(status));
+    }
+    out
+}
+
+/// What a pod that runs still lacks: containers whose probes have not succeeded, readiness gates.
+fn unready(pod: &PodView) -> Option<&str> {
+    let runs = pod.life == Life::Syncing && pod.status.phase.as_deref() == Some("Running");
+    let ready = pod.status.conditions.iter().flatten().find(|c| c.type_ == "Ready")?;
+    ready.message.as_deref().filter(|_| runs && ready.status == "False")
+}
+
+fn container(status: &ContainerStatus) -> String {
+    let ended = |t: &ContainerStateTerminated| {
+        // Of a log, the last line is what it died of.
+        let last_words = t.message.as_deref().and_then(|text| text.lines().last()).map(str::to_owned);
+        let why = [t.reason.clone(), Some(format!("exit code {}", t.exit_code)), last_words];
+        why.into_iter().flatten().collect::<Vec<_>>().join(": ")
+    };
+    let state = status.state.clone().unwrap_or_default();
+    let mut out = status.name.clone();
+    if let Some(waiting) = state.waiting {
+        let why: Vec<String> = [waiting.reason, waiting.message].into_iter().flatten().collect();
+        let _ = write!(out, " waiting, {}", why.join(": "));
+    } else if state.running.is_some() {
+        out.push_str(if status.ready { " running" } else { " running, not ready" });
+    } else if let Some(end) = &state.terminated {
+        let _ = write!(out, " ended, {}", ended(end));
+    }
+    if let Some(end) = status.last_state.as_ref().and_then(|last| last.terminated.as_ref()) {
+        let _ = write!(out, "; restarted {} times, ended before with {}", status.restart_count, ended(end));
     }
     out
 }
@@ -195,10 +224,15 @@ mod tests {
         assert_eq!(parsed("pod web --all"), None);
     }
 
-    #[test]
-    fn the_answer_says_the_step_since_when_and_what_blocks_it() {
+    fn view(status: serde_json::Value, step: Step) -> PodView {
         let object = json!({"metadata": {"name": "web", "uid": "u"}, "spec": {"containers": []}});
         let desired = DesiredPod::new(Source::Api, Arc::new(serde_json::from_value(object).unwrap())).unwrap();
+        let status = Arc::new(serde_json::from_value(status).unwrap());
+        PodView { desired, status, life: Life::Syncing, step: Some(step) }
+    }
+
+    #[test]
+    fn the_answer_says_the_step_since_when_and_what_blocks_it() {
         let status = json!({"phase": "Pending", "containerStatuses": [{"name": "app", "image": "", "imageID": "",
             "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}]});
         let step = Step {
@@ -206,11 +240,37 @@ mod tests {
             since: Mono::from_secs(10),
             blocked_by: Some("no network plugin".into()),
         };
-        let status = Arc::new(serde_json::from_value(status).unwrap());
-        let pod = PodView { desired, status, life: Life::Syncing, step: Some(step) };
         let expected = "Pod:       default/web (UID u)\nPhase:     Pending, being kept running\n\
             Step:      making the sandbox\nSince:     90 s ago\nWaits for: no network plugin\n\
             Container: app waiting, ContainerCreating\n";
-        assert_eq!(explain(&pod, Mono::from_secs(100)), expected);
+        assert_eq!(explain(&view(status, step), Mono::from_secs(100)), expected);
+    }
+
+    #[test]
+    fn a_pod_that_runs_waits_for_its_readiness_and_a_container_tells_its_last_end() {
+        let status = json!({
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "False", "message": "containers with unready status: [app b]"}],
+            "containerStatuses": [
+                {"name": "app", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                    "state": {"running": {}}},
+                {"name": "b", "image": "", "imageID": "", "ready": false, "restartCount": 3,
+                    "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s"}},
+                    "lastState": {"terminated": {"reason": "Error", "exitCode": 2, "message": "starting\nno database"}}},
+            ],
+        });
+        let step = Step { doing: "nothing".into(), since: Mono::from_secs(10), blocked_by: None };
+        let answer = explain(&view(status, step), Mono::from_secs(100));
+        assert!(answer.contains("Waits for: containers with unready status: [app b]\n"), "{answer}");
+        assert!(answer.contains("Container: app running, not ready\n"), "{answer}");
+        let b = "Container: b waiting, CrashLoopBackOff: back-off 40s; restarted 3 times, ended before with Error: \
+            exit code 2: no database\n";
+        assert!(answer.contains(b), "{answer}");
+    }
+
+    #[test]
+    fn a_pod_that_is_not_known_may_not_have_been_told_of_yet() {
+        assert!(unknown("shop", "web", true).starts_with("This node has no pod web in namespace shop"));
+        assert!(unknown("shop", "web", false).starts_with("The agent does not know pod web in namespace shop so far."));
     }
 }

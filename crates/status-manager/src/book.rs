@@ -205,7 +205,7 @@ impl Page {
             || self.update.pod.deletion_requested() != update.pod.deletion_requested();
         let finished = self.update.finished || update.finished;
         let is_step = if update.pod.deletion_requested() { is_mere_end } else { is_mere_progress };
-        let can_wait = (self.hold.is_some() || !self.is_unsynced()) && !finished && is_step(old, new);
+        let can_wait = changed && !finished && (self.hold.is_some() || !self.is_unsynced()) && is_step(old, new);
         let seen = !update.pod.is_static() && self.see(&update.pod.pod);
         self.update = StatusUpdate { finished, ..update };
         if changed {
@@ -269,9 +269,9 @@ impl Page {
 
     /// Somebody else changed what is ours to say.
     fn differs_from_object(&self) -> bool {
-        let known = self.object.as_ref().and_then(|o| o.status.clone()).unwrap_or_default();
+        let known = self.object.as_ref().and_then(|o| o.status.as_ref());
         let patch = if self.update.pod.is_static() { mirror_patch } else { status_patch };
-        patch(&known, &self.update.status).is_some()
+        patch(known, &self.update.status).is_some()
     }
 
     fn bump(&mut self, now: Mono) {
@@ -290,8 +290,12 @@ impl Page {
         Some((pod.uid.clone(), pod.key.clone()))
     }
 
+    fn has_target(&self) -> bool {
+        self.mirror.is_some() || !self.update.pod.is_static()
+    }
+
     fn is_unsynced(&self) -> bool {
-        !self.gone && self.synced < self.version && self.target().is_some()
+        !self.gone && self.synced < self.version && self.has_target()
     }
 
     fn not_before(&self) -> Option<Mono> {

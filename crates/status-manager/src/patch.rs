@@ -1,6 +1,6 @@
 //! The smallest strategic merge patch that turns the status an API object has into the one it shall have. Pure.
 
-use k8s_openapi::api::core::v1::{ContainerState, PodStatus};
+use k8s_openapi::api::core::v1::PodStatus;
 use pod::{conditions, phase::is_terminal_field};
 use serde_json::{Map, Value, json};
 
@@ -17,12 +17,16 @@ const FOREIGN: &[&str] = &[
 const MERGED: &[(&str, &str)] = &[("conditions", "type"), ("podIPs", "ip"), ("hostIPs", "ip")];
 
 /// `{"status": ...}`; None: the object says it already. `known` is the status of the API object.
-pub fn status_patch(known: &PodStatus, wanted: &PodStatus) -> Option<Value> {
-    patch(known, &permitted(known, &with_foreign_conditions(known, wanted)))
+pub fn status_patch(known: Option<&PodStatus>, wanted: &PodStatus) -> Option<Value> {
+    let none = PodStatus::default();
+    let known = known.unwrap_or(&none);
+    patch(known, &permitted(known, with_foreign_conditions(known, wanted)))
 }
 
 /// As `status_patch`, for a mirror: a static pod that has ended starts anew when its manifest is put back.
-pub fn mirror_patch(known: &PodStatus, wanted: &PodStatus) -> Option<Value> {
+pub fn mirror_patch(known: Option<&PodStatus>, wanted: &PodStatus) -> Option<Value> {
+    let none = PodStatus::default();
+    let known = known.unwrap_or(&none);
     patch(known, &with_foreign_conditions(known, wanted))
 }
 
@@ -45,8 +49,7 @@ fn patch(known: &PodStatus, wanted: &PodStatus) -> Option<Value> {
 }
 
 /// A final phase never changes again, whatever we believe.
-fn permitted(known: &PodStatus, wanted: &PodStatus) -> PodStatus {
-    let mut wanted = wanted.clone();
+fn permitted(known: &PodStatus, mut wanted: PodStatus) -> PodStatus {
     if is_terminal_field(known.phase.as_deref()) && known.phase != wanted.phase {
         tracing::error!(known = ?known.phase, wanted = ?wanted.phase, "a final phase may not change");
         wanted.phase.clone_from(&known.phase);
@@ -73,16 +76,15 @@ fn with_foreign_conditions(known: &PodStatus, wanted: &PodStatus) -> PodStatus {
 
 /// As JSON, an empty `lastState` being none.
 fn fields(status: &PodStatus) -> Map<String, Value> {
-    let mut status = status.clone();
-    let lists =
-        [&mut status.init_container_statuses, &mut status.container_statuses, &mut status.ephemeral_container_statuses];
-    for container in lists.into_iter().flatten().flatten() {
-        container.last_state = container.last_state.take().filter(|state| *state != ContainerState::default());
+    let Ok(Value::Object(mut fields)) = serde_json::to_value(status) else { return Map::new() };
+    for list in ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"] {
+        for container in fields.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(container) = container.as_object_mut().filter(|c| c.get("lastState") == Some(&json!({}))) {
+                container.remove("lastState");
+            }
+        }
     }
-    match serde_json::to_value(&status) {
-        Ok(Value::Object(fields)) => fields,
-        _ => Map::new(),
-    }
+    fields
 }
 
 fn items(list: Option<&Value>) -> &[Value] {
@@ -133,7 +135,7 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
     fn patch(known: Value, wanted: Value) -> Value {
-        status_patch(&status(known), &status(wanted)).map_or(Value::Null, |mut p| p["status"].take())
+        status_patch(Some(&status(known)), &status(wanted)).map_or(Value::Null, |mut p| p["status"].take())
     }
 
     #[test]
@@ -215,8 +217,8 @@ mod tests {
     fn a_mirrors_final_phase_is_that_of_the_pod_before() {
         let status = |phase: &str| PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() };
         let (over, anew) = (status("Succeeded"), status("Running"));
-        assert_eq!(mirror_patch(&over, &anew).unwrap()["status"]["phase"], "Running");
-        assert_eq!(status_patch(&over, &anew), None);
+        assert_eq!(mirror_patch(Some(&over), &anew).unwrap()["status"]["phase"], "Running");
+        assert_eq!(status_patch(Some(&over), &anew), None);
     }
 
     #[test]

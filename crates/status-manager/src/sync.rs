@@ -37,9 +37,8 @@ async fn try_sync(api: &ApiServer, job: &Job) -> Result<Outcome, ApiError> {
     if job.confirm_deletion && is_gone_with_its_deletion(&known, &job.status) {
         return delete(api, job).await;
     }
-    let before = known.status.clone().unwrap_or_default();
     let patch = if job.is_mirror { mirror_patch } else { status_patch };
-    let now = match patch(&before, &job.status) {
+    let now = match patch(known.status.as_ref(), &job.status) {
         None => known,
         Some(patch) => Arc::new(api.patch_pod_status(&job.key, &job.uid, &patch).await?),
     };
@@ -52,7 +51,7 @@ async fn try_sync(api: &ApiServer, job: &Job) -> Result<Outcome, ApiError> {
 /// Whether nobody could read what is left to say: nothing holds the object, and only its sandbox went since.
 fn is_gone_with_its_deletion(known: &Pod, status: &PodStatus) -> bool {
     let is_held = known.metadata.finalizers.as_ref().is_some_and(|all| !all.is_empty());
-    let is_told = |told| status_patch(&without_sandbox(told), &without_sandbox(status)).is_none();
+    let is_told = |told| status_patch(Some(&without_sandbox(told)), &without_sandbox(status)).is_none();
     may_be_deleted(known) && !is_held && known.status.as_ref().is_some_and(is_told)
 }
 

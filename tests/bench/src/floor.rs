@@ -6,13 +6,9 @@ use anyhow::{Context, Result};
 use cri::{Cri, EventKind};
 use futures::{StreamExt, stream};
 use host::Clock;
-use pod::{ContainerId, Mono, SandboxId};
+use pod::{ContainerId, SandboxId};
 
-use crate::{
-    figures::Quantiles,
-    floor_pod,
-    measures::{COMMAND, LAST_WORDS},
-};
+use crate::{figures::Quantiles, floor_pod, last_words, measures::COMMAND};
 
 /// Pods under way at once in the burst; the best of these counts.
 const WORKERS: [usize; 3] = [2, 4, 8];
@@ -89,7 +85,7 @@ impl Floor {
         let mut events = self.cri.container_events();
         for i in 0..singles {
             let name = format!("ended-{i}");
-            let made = self.start(&name, &["sh", "-c", &format!("sleep 1; {LAST_WORDS}")]).await?;
+            let made = self.start(&name, &["sh", "-c", &format!("sleep 1; {}", last_words::COMMAND)]).await?;
             let told = loop {
                 let event = events.next().await.context("the runtime tells no more events")??;
                 if event.kind == EventKind::Stopped && event.id == made.container {
@@ -97,8 +93,7 @@ impl Floor {
                 }
             };
             let log = std::fs::read_to_string(self.directory(&name).join("c.log"))?;
-            let end: f64 = log.split_whitespace().last().context("the container wrote nothing")?.parse()?;
-            late.push(told.since(Mono(std::time::Duration::from_secs_f64(end))).as_secs_f64() * 1e3);
+            late.push(last_words::until(&log, told, self.clock)?);
             self.stop(&made).await?;
         }
         Ok(late)

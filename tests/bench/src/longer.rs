@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::{
     figures::Quantiles,
-    measures::{Agent, Bench, COMMAND, HANDS, IMAGE, NAMESPACE, SETTLE, millis},
+    measures::{Agent, Bench, COMMAND, FREED, HANDS, IMAGE, NAMESPACE, SETTLE, beat, millis},
     proc,
 };
 
@@ -20,8 +20,6 @@ use crate::{
 const WAVE: usize = 50;
 /// Before memory is looked at for the first time: the first pods bring in what all of them use.
 const FIRST: usize = 200;
-/// What the agent gives back after a burst it gives back within that time.
-const GIVEN_BACK: Duration = Duration::from_secs(30);
 
 impl Bench<'_> {
     /// The probe finds a file that we make: its period of one second is part of the result.
@@ -46,19 +44,20 @@ impl Bench<'_> {
             }))?;
             self.api.create_pod(&pod).await?;
             self.watcher.until_one(&name, "started", |s| s.running).await?;
-            // Not at one point of the probe's period.
-            self.clock.sleep_until(self.clock.mono() + Duration::from_millis(1500 + 370 * (i as u64 % 5))).await;
+            tokio::time::sleep(Duration::from_secs(1) + beat(i)).await;
             let begun = self.clock.mono();
             fs::write(&file, "")?;
             let seen = self.watcher.until_one(&name, "Ready", |s| s.ready.is_some()).await?;
             late.push(millis(seen.ready.unwrap_or_default().since(begun)));
+            self.delete(&name).await?;
             names.push(name);
         }
+        self.until_gone(&names).await?;
         fs::remove_dir_all(&dir)?;
         let late = Quantiles::of(&late);
         self.figures.add("probed-p50", 0, &agent.name, late.p50);
         self.figures.add("probed-p90", 0, &agent.name, late.p90);
-        self.delete_quietly(&names).await
+        Ok(())
     }
 
     /// What the API server takes of a pod's start, in milliseconds: the news of a new pod, its token, the status, and
@@ -84,27 +83,26 @@ impl Bench<'_> {
         Ok(Quantiles::of(&took))
     }
 
-    /// Agent, containerd and shims while nobody asks for anything: the first agent with containerd as we recommend it.
-    pub(crate) async fn node_cost(&mut self, agent: &Agent, pods: usize, is_first: bool) -> Result<()> {
-        self.set_runtime(is_first).await?;
-        tokio::time::sleep(SETTLE).await;
-        let (node, shims) = (self.node(), proc::shims(&self.node().socket()));
-        let containerd = node.daemons.pid("containerd").context("containerd is gone")?;
-        let pid = self.pid()?;
-        let look = || shims.iter().chain([&pid, &containerd]).map(|pid| proc::cpu(*pid)).sum::<f64>();
-        let (begun, before) = (self.clock.mono(), look());
-        tokio::time::sleep(self.extent.quiet).await;
-        let took = self.clock.mono().since(begun).as_secs_f64();
-        self.figures.add("node-#", pods, &agent.name, (look() - before) / took * 1e3);
-        self.set_runtime(false).await
+    /// Agent, containerd and shims while nobody asks for anything, with containerd as it is by default and as we
+    /// recommend it.
+    pub(crate) async fn node_cost(&mut self, agent: &Agent, pods: usize) -> Result<()> {
+        for (key, lean) in [("node-#", false), ("node-lean-#", true)] {
+            self.restart_runtime(lean).await?;
+            tokio::time::sleep(SETTLE).await;
+            let (node, shims) = (self.node(), proc::shims(&self.node().socket()));
+            let containerd = node.daemons.pid("containerd").context("containerd is gone")?;
+            let pid = self.pid()?;
+            let look = || shims.iter().chain([&pid, &containerd]).map(|pid| proc::cpu(*pid)).sum::<f64>();
+            let (begun, before) = (self.clock.mono(), look());
+            tokio::time::sleep(self.extent.quiet).await;
+            let took = self.clock.mono().since(begun).as_secs_f64();
+            self.figures.add(key, pods, &agent.name, (look() - before) / took * 1e3);
+        }
+        self.restart_runtime(false).await
     }
 
     /// Containers go on while containerd starts anew.
-    async fn set_runtime(&mut self, lean: bool) -> Result<()> {
-        if self.lean_runtime == lean {
-            return Ok(());
-        }
-        self.lean_runtime = lean;
+    async fn restart_runtime(&self, lean: bool) -> Result<()> {
         let mut node = self.node().clone();
         node.options.lean_runtime = lean;
         tokio::task::spawn_blocking(move || {
@@ -128,7 +126,7 @@ impl Bench<'_> {
     }
 
     async fn memory_at_rest(&self) -> Result<proc::Memory> {
-        tokio::time::sleep(GIVEN_BACK).await;
+        tokio::time::sleep(FREED).await;
         proc::memory(self.pid()?)
     }
 

@@ -7,6 +7,7 @@
 mod figures;
 mod floor;
 mod floor_pod;
+mod last_words;
 mod longer;
 mod measures;
 mod page;
@@ -19,6 +20,7 @@ use std::{fs::File, path::Path, time::Duration};
 use anyhow::{Context, Result, bail};
 use apiserver::{ApiServer, ClientOptions};
 use bed::{Cache, Cluster, ClusterOptions, NodeOptions};
+use cri::Cri;
 use host::Clock;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -78,6 +80,12 @@ impl Options {
                 other => bail!("unknown argument {other}; usage:\n{USAGE}"),
             }
         }
+        if let Some(unknown) = options.parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
+            bail!("there is nothing to measure named {unknown}; usage:\n{USAGE}");
+        }
+        if options.write && !options.agents.is_empty() {
+            bail!("--write is for ferrolet beside upstream: docs/BENCHMARKS.md has no place for other agents");
+        }
         options.extent.pods.sort_unstable();
         if options.agents.is_empty() {
             let ours = std::env::var("FERROLET_KUBELET").context("FERROLET_KUBELET names no kubelet")?;
@@ -134,7 +142,8 @@ async fn measure(cluster: &Cluster, options: &Options) -> Result<Figures> {
     let node = &cluster.nodes[0];
     let watcher = Watcher::start(&api, &node.options.name, clock).await?;
     let extent = options.extent.clone();
-    let mut bench = Bench { cluster, api, watcher, clock, extent, figures: Figures::default(), lean_runtime: false };
+    let cri = Cri::connect(&format!("unix://{}", node.socket().display()), "", Duration::from_secs(120))?;
+    let mut bench = Bench { cluster, api, watcher, clock, extent, figures: Figures::default(), cri };
     bench.stop().await?;
     let names: Vec<&str> = options.agents.iter().map(|agent| agent.name.as_str()).collect();
     for round in 0.. {
@@ -148,7 +157,7 @@ async fn measure(cluster: &Cluster, options: &Options) -> Result<Figures> {
         agents.rotate_left(round % options.agents.len());
         for agent in agents {
             eprintln!("round {}: {}", round + 1, agent.name);
-            bench.round(agent, agent.name == names[0], &|part| options.wants(part)).await?;
+            bench.round(agent, &|part| options.wants(part)).await?;
         }
         if options.wants("floor") {
             measure_floor(&mut bench).await?;
@@ -160,7 +169,7 @@ async fn measure(cluster: &Cluster, options: &Options) -> Result<Figures> {
 async fn measure_floor(bench: &mut Bench<'_>) -> Result<()> {
     let node = &bench.cluster.nodes[0];
     let floor = Floor::new(&node.socket(), &node.pod_logs(), &node.cgroup(), bench.clock)?;
-    let pods = bench.extent.pods.last().copied().unwrap_or(100);
+    let pods = bench.extent.standing();
     let found = floor.measure(bench.extent.singles, pods).await?;
     let mut add = |key: &str, value: f64| bench.figures.add(key, pods, FLOOR, value);
     add("ready-p50", found.start.p50);

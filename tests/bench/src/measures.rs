@@ -5,32 +5,38 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context, Result};
 use apiserver::ApiServer;
 use bed::{Cluster, Node};
+use cri::Cri;
 use futures::{StreamExt, TryStreamExt, stream};
 use host::Clock;
-use k8s_openapi::api::core::v1::Pod;
-use pod::{Mono, PodKey};
+use k8s_openapi::api::core::v1::{self as core, Pod};
+use pod::PodKey;
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::{
     figures::{Figures, Quantiles},
-    proc,
+    last_words, proc,
     watcher::{Seen, Watcher},
 };
 
 pub const IMAGE: &str = "registry.k8s.io/e2e-test-images/busybox:1.37.0-2";
 pub const COMMAND: [&str; 2] = ["sleep", "100000"];
-/// A container that says when it ends: the seconds since boot.
-pub const LAST_WORDS: &str = "cut -d' ' -f1 /proc/uptime";
 pub const NAMESPACE: &str = "default";
 /// Requests of ours at the API server at once.
 pub const HANDS: usize = 8;
+/// Ends a start that hangs; judges nothing.
+const UP: Duration = Duration::from_secs(120);
 /// Caches fill, first reports go out, and threads that had work end (they would take their counts with them) before a
 /// span of quiet begins.
 pub const SETTLE: Duration = Duration::from_secs(20);
 /// After the last pod is gone: what waits for deadlines (connections, watches) is freed within a minute.
-const FREED: Duration = Duration::from_secs(90);
+pub const FREED: Duration = Duration::from_secs(90);
 /// After the start of the agent: its catching up counts as part of the restart.
 const RESTART_WATCHED: Duration = Duration::from_secs(10);
+/// After the last pod is Ready: what was put off, such as events, counts as part of the burst.
+const PUT_OFF: Duration = Duration::from_secs(3);
+/// As many pods stand where their number is not what is looked for.
+const STANDING: usize = 110;
 
 /// A kubelet to be measured.
 #[derive(Clone, Debug)]
@@ -50,6 +56,14 @@ pub struct Extent {
     pub churn: usize,
 }
 
+impl Extent {
+    /// How many pods stand when the agent restarts, and are started by raw CRI calls.
+    pub fn standing(&self) -> usize {
+        let usual = self.pods.iter().rfind(|pods| **pods <= STANDING);
+        usual.or(self.pods.first()).copied().unwrap_or(STANDING)
+    }
+}
+
 pub struct Bench<'a> {
     pub cluster: &'a Cluster,
     pub api: ApiServer,
@@ -57,12 +71,17 @@ pub struct Bench<'a> {
     pub clock: Clock,
     pub extent: Extent,
     pub figures: Figures,
-    /// containerd runs with the settings that we recommend.
-    pub lean_runtime: bool,
+    pub cri: Cri,
 }
 
 pub fn millis(d: Duration) -> f64 {
     d.as_secs_f64() * 1e3
+}
+
+/// Each time at another point of a second, evenly: an agent that looks once a second would else be met always at the same
+/// point, being asked as soon as it has answered.
+pub fn beat(i: usize) -> Duration {
+    Duration::from_millis(i as u64 * 618 % 1000)
 }
 
 /// Made by the agent, or since an earlier look.
@@ -88,7 +107,7 @@ impl Bench<'_> {
     }
 
     /// All that is asked for, from an empty node to an empty node.
-    pub async fn round(&mut self, agent: &Agent, is_first: bool, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
+    pub async fn round(&mut self, agent: &Agent, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
         let up = self.start(agent).await?;
         self.figures.add("up", 0, &agent.name, millis(up));
         self.warm_up().await?;
@@ -104,16 +123,9 @@ impl Bench<'_> {
         if wanted("readiness") {
             self.readiness(agent).await?;
         }
-        let largest = self.extent.pods.last().copied().unwrap_or_default();
         for pods in self.extent.pods.clone().into_iter().filter(|_| wanted("burst")) {
             let names = self.burst(agent, pods).await?;
             self.quiet(agent, pods).await?;
-            if pods == largest && wanted("restart") {
-                self.restart(agent, &names).await?;
-            }
-            if pods == largest && wanted("node") {
-                self.node_cost(agent, pods, is_first).await?;
-            }
             self.delete_all(agent, &names).await?;
         }
         if wanted("burst") {
@@ -122,22 +134,44 @@ impl Bench<'_> {
             self.figures.add("rss-after", 0, &agent.name, memory.rss);
             self.figures.add("anon-after", 0, &agent.name, memory.anonymous);
         }
+        // What follows comes after that look at memory: a new process has no past.
+        if wanted("restart") || wanted("node") {
+            let names = self.create_all("standing", self.extent.standing()).await?;
+            self.watcher.until(&names, "Ready", |s| s.ready.is_some()).await?;
+            if wanted("restart") {
+                self.restart(agent, &names).await?;
+            }
+            if wanted("node") {
+                self.node_cost(agent, names.len()).await?;
+            }
+            self.delete_quietly(&names).await?;
+        }
         if wanted("churn") {
             self.churn(agent).await?;
         }
+        self.until_runtime_is_empty().await?;
         self.stop().await
     }
 
+    /// The node is made anew: nobody shall take the readiness of the agent before for that of this one.
     async fn start(&self, agent: &Agent) -> Result<Duration> {
-        let (node, dir) = (self.node().clone(), self.cluster.dir.clone());
-        let (kubectl, program) = (self.cluster.kubectl(), agent.program.clone());
+        let (kubectl, name) = (self.cluster.kubectl(), self.node().options.name.clone());
+        let remove = ["delete", "node", &name, "--ignore-not-found"].map(str::to_owned);
+        tokio::task::spawn_blocking(move || kubectl.run(&remove.each_ref().map(String::as_str))).await??;
+        let mut node = self.api.watch_node(&name);
         let begun = self.clock.mono();
-        tokio::task::spawn_blocking(move || {
-            node.start_kubelet(Some(&program), Some(&dir))?;
-            kubectl.until_node_ready(&node.options.name)
-        })
-        .await??;
+        self.node().start_kubelet(Some(&agent.program), Some(&self.cluster.dir))?;
+        timeout(UP, node.wait_for(|node| node.as_deref().is_some_and(is_ready))).await.context("never Ready")??;
         Ok(self.clock.mono().since(begun))
+    }
+
+    /// What an agent left for the time when nobody waits for it would else be work for the next one.
+    async fn until_runtime_is_empty(&self) -> Result<()> {
+        let begun = self.clock.mono();
+        while !self.cri.observe_all().await?.pods.is_empty() && self.clock.mono().since(begun) < FREED {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        Ok(())
     }
 
     pub async fn stop(&self) -> Result<()> {
@@ -164,11 +198,15 @@ impl Bench<'_> {
         let apiserver = self.cluster.daemons.pid("kube-apiserver").context("the API server is gone")?;
         let look = || {
             let runtime = proc::cpu(containerd) + shims.iter().map(|pid| proc::cpu(*pid)).sum::<f64>();
-            Ok::<_, anyhow::Error>([proc::exact_cpu(pid)?, runtime, proc::cpu(apiserver), proc::wakeups(pid)])
+            Ok::<_, anyhow::Error>([proc::exact_cpu(pid)?, runtime, proc::cpu(apiserver)])
         };
         let calls = self.calls().await?;
         let (begun, before) = (self.clock.mono(), look()?);
-        tokio::time::sleep(self.extent.quiet).await;
+        let mut wakeups = proc::Wakeups::of(pid);
+        while self.clock.mono() < begun + self.extent.quiet {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            wakeups.look();
+        }
         let (took, after) = (self.clock.mono().since(begun).as_secs_f64(), look()?);
         let calls = self.calls().await?.since(calls);
         let memory = proc::memory(pid)?;
@@ -181,18 +219,13 @@ impl Bench<'_> {
         add("anon-#", memory.anonymous);
         let cpu = (after[0] - before[0]) / took * 1e3;
         add("cpu-#", cpu);
-        // A thread that ended has taken its count with it.
-        if after[3] >= before[3] {
-            add("wakeups-#", (after[3] - before[3]) / took * 60.0);
-        }
+        add("wakeups-#", wakeups.count() / took * 60.0);
         add("cri-#", calls.runtime / took * 60.0);
         add("api-#", calls.api / took * 60.0);
-        if pods > 0 {
-            if let Some(of_none) = of_none {
-                add("cpu-each-#", (cpu - of_none) / pods as f64 * 1e3);
-            }
-            add("runtime-#", (after[1] - before[1]) / took * 1e3);
-            add("apiserver-#", (after[2] - before[2]) / took * 1e3);
+        add("runtime-#", (after[1] - before[1]) / took * 1e3);
+        add("apiserver-#", (after[2] - before[2]) / took * 1e3);
+        if let Some(of_none) = of_none.filter(|_| pods > 0) {
+            add("cpu-each-#", (cpu - of_none) / pods as f64 * 1e3);
         }
         Ok(())
     }
@@ -211,18 +244,23 @@ impl Bench<'_> {
 
     async fn singles(&mut self, agent: &Agent) -> Result<()> {
         let (mut ready, mut gone) = (Vec::new(), Vec::new());
-        let before = proc::cpu(self.pid()?);
+        let (pid, start) = (self.pid()?, self.clock.mono());
+        let before = proc::exact_cpu(pid)?;
         for i in 0..self.extent.singles {
+            tokio::time::sleep(beat(i)).await;
             let begun = self.clock.mono();
             let name = self.create(&format!("single-{i}"), &COMMAND, "Always").await?;
             let seen = self.watcher.until_one(&name, "Ready", |s| s.ready.is_some()).await?;
             ready.push(millis(seen.ready.unwrap_or_default().since(begun)));
+            tokio::time::sleep(beat(i)).await;
             let begun = self.clock.mono();
             self.delete(&name).await?;
             let seen = self.watcher.until_one(&name, "gone", |s| s.gone.is_some()).await?;
             gone.push(millis(seen.gone.unwrap_or_default().since(begun)));
         }
-        let spent = (proc::cpu(self.pid()?) - before) * 1e3 / self.extent.singles as f64;
+        let idle = self.figures.middle("cpu-0", &agent.name).unwrap_or_default() / 1e3;
+        let spent = proc::exact_cpu(pid)? - before - idle * self.clock.mono().since(start).as_secs_f64();
+        let spent = spent * 1e3 / self.extent.singles as f64;
         let (ready, gone) = (Quantiles::of(&ready), Quantiles::of(&gone));
         self.figures.add("ready-p50", 0, &agent.name, ready.p50);
         self.figures.add("ready-p90", 0, &agent.name, ready.p90);
@@ -233,16 +271,16 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// The container writes down the time since boot as the last thing it does.
+    /// The container writes down the time as the last thing it does.
     async fn ends(&mut self, agent: &Agent) -> Result<()> {
-        let script = format!("sleep 1; {LAST_WORDS} > /dev/termination-log");
+        let script = format!("sleep 1; {} > /dev/termination-log", last_words::COMMAND);
         let mut late = Vec::new();
         let mut names = Vec::new();
         for i in 0..self.extent.singles {
+            tokio::time::sleep(beat(i)).await;
             let name = self.create(&format!("ended-{i}"), &["sh", "-c", &script], "Never").await?;
             let seen = self.watcher.until_one(&name, "ended", |s| s.ended.is_some()).await?;
-            let end: f64 = seen.message.trim().parse().with_context(|| format!("no time in {:?}", seen.message))?;
-            late.push(millis(seen.ended.unwrap_or_default().since(Mono(Duration::from_secs_f64(end)))));
+            late.push(last_words::until(&seen.message, seen.ended.unwrap_or_default(), self.clock)?);
             names.push(name);
         }
         let late = Quantiles::of(&late);
@@ -254,18 +292,19 @@ impl Bench<'_> {
     async fn burst(&mut self, agent: &Agent, pods: usize) -> Result<Vec<String>> {
         let containerd = self.node().daemons.pid("containerd").context("containerd is gone")?;
         let (pid, calls) = (self.pid()?, self.calls().await?);
-        let api = ["kube-apiserver", "etcd"].map(|name| self.cluster.daemons.pid(name).unwrap_or_default());
-        let look = || [proc::cpu(pid), proc::cpu(containerd), api.iter().map(|pid| proc::cpu(*pid)).sum()];
-        let before = look();
+        let server = |name| self.cluster.daemons.pid(name).with_context(|| format!("{name} is gone"));
+        let (apiserver, etcd) = (server("kube-apiserver")?, server("etcd")?);
+        let look = || {
+            let api = proc::cpu(apiserver) + proc::cpu(etcd);
+            Ok::<_, anyhow::Error>([proc::exact_cpu(pid)?, proc::cpu(containerd), api])
+        };
+        let before = look()?;
         let begun = self.clock.mono();
-        let creations = stream::iter(0..pods).map(|i| {
-            let bench = &*self;
-            async move { bench.create(&format!("p{pods}-{i}"), &COMMAND, "Always").await }
-        });
-        let names: Vec<String> = creations.buffer_unordered(HANDS).try_collect().await?;
+        let names = self.create_all(&format!("p{pods}"), pods).await?;
         let seen = self.watcher.until(&names, "Ready", |s| s.ready.is_some()).await?;
         let last = seen.iter().filter_map(|s| s.ready).max().unwrap_or_default();
-        let after = look();
+        tokio::time::sleep(PUT_OFF).await;
+        let after = look()?;
         let spent = |of: usize| after[of] - before[of];
         let calls = self.calls().await?.since(calls);
         let mut add = |key: &str, value: f64| self.figures.add(key, pods, &agent.name, value);
@@ -312,9 +351,19 @@ impl Bench<'_> {
     pub async fn delete_quietly(&self, names: &[String]) -> Result<()> {
         let deletions = stream::iter(names).map(|name| self.delete(name));
         deletions.buffer_unordered(HANDS).try_collect::<Vec<()>>().await?;
+        self.until_gone(names).await
+    }
+
+    pub async fn until_gone(&self, names: &[String]) -> Result<()> {
         self.watcher.until(names, "gone", |s| s.gone.is_some()).await?;
         self.watcher.forget_all();
         Ok(())
+    }
+
+    async fn create_all(&self, prefix: &str, pods: usize) -> Result<Vec<String>> {
+        let creations = stream::iter(0..pods)
+            .map(|i| async move { self.create(&format!("{prefix}-{i}"), &COMMAND, "Always").await });
+        creations.buffer_unordered(HANDS).try_collect().await
     }
 
     pub async fn create(&self, name: &str, command: &[&str], restart_policy: &str) -> Result<String> {
@@ -335,9 +384,14 @@ impl Bench<'_> {
         Ok(name.to_owned())
     }
 
-    async fn delete(&self, name: &str) -> Result<()> {
+    pub async fn delete(&self, name: &str) -> Result<()> {
         let key = PodKey::new(NAMESPACE, name);
         let seen = self.watcher.until_one(name, "known", |s| !s.uid.is_empty()).await?;
         Ok(self.api.delete_pod(&key, &seen.uid(), Some(1)).await?)
     }
+}
+
+fn is_ready(node: &core::Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

@@ -1,6 +1,6 @@
 //! What processes cost, as /proc tells.
 
-use std::{fs, path::Path, time::Duration};
+use std::{collections::HashMap, fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use nix::{time::ClockId, unistd::Pid};
@@ -34,18 +34,40 @@ pub fn exact_cpu(pid: u32) -> Result<f64> {
     Ok(Duration::from(clock.now().context("its CPU time")?).as_secs_f64())
 }
 
-/// How often its threads that live have gone to sleep, hence been woken.
-pub fn wakeups(pid: u32) -> f64 {
-    let count = |status: String| {
-        let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:").map(str::to_owned));
-        line.and_then(|l| l.trim().parse::<f64>().ok())
-    };
-    threads(pid, "status").filter_map(count).sum()
+/// How often a process' threads have gone to sleep, hence been woken. A thread that ends takes its count with it, so it
+/// has to be looked at now and then.
+pub struct Wakeups {
+    pid: u32,
+    before: HashMap<String, u64>,
+    last: HashMap<String, u64>,
 }
 
-fn threads(pid: u32, file: &'static str) -> impl Iterator<Item = String> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    tasks.filter_map(move |task| fs::read_to_string(task.path().join(file)).ok())
+impl Wakeups {
+    pub fn of(pid: u32) -> Self {
+        let before = Self::counts(pid);
+        Self { pid, last: before.clone(), before }
+    }
+
+    pub fn look(&mut self) {
+        self.last.extend(Self::counts(self.pid));
+    }
+
+    /// Between the first look and the last.
+    pub fn count(&self) -> f64 {
+        let since = |(thread, last): (&String, &u64)| last - self.before.get(thread).copied().unwrap_or_default();
+        self.last.iter().map(since).sum::<u64>() as f64
+    }
+
+    /// By thread.
+    fn counts(pid: u32) -> HashMap<String, u64> {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let count = |task: fs::DirEntry| {
+            let status = fs::read_to_string(task.path().join("status")).ok()?;
+            let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"))?;
+            Some((task.file_name().to_string_lossy().into_owned(), line.trim().parse().ok()?))
+        };
+        tasks.filter_map(count).collect()
+    }
 }
 
 /// The shims of the containerd that listens there.
@@ -55,7 +77,8 @@ pub fn shims(socket: &Path) -> Vec<u32> {
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let is_shim = |pid: &u32| {
         let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        command.starts_with("containerd-shim") || command.contains("/containerd-shim") && command.contains(&socket)
+        command.split('\0').next().is_some_and(|program| program.contains("containerd-shim"))
+            && command.contains(&socket)
     };
     pids.filter(|pid| is_shim(pid)).collect()
 }

@@ -77,7 +77,7 @@ impl Messages {
     }
 }
 
-/// An event that the server has: what a repetition takes from it.
+/// An event that the server has or is about to get: what a repetition takes from it.
 #[derive(Debug)]
 struct Told {
     /// Its name is that of the object and this number, the time at which it was first told; 0 where it has another name.
@@ -113,11 +113,6 @@ impl Correlator {
         };
         told.repeated_by(&mut event);
         Correlated::Repeat { event, key }
-    }
-
-    /// The server has it under this name.
-    pub(super) fn stored(&mut self, key: u64, event: &Event, now: Mono) {
-        self.known.insert(key, Told::of(event), now);
     }
 
     /// The server hasn't got it: the next one alike is new.
@@ -191,6 +186,7 @@ impl<V> Recent<V> {
         Some(value)
     }
 
+    /// For what is not in it yet.
     fn insert(&mut self, key: u64, value: V, now: Mono) {
         self.make_room();
         self.entries.insert(key, (Used::at(now), value));
@@ -198,7 +194,9 @@ impl<V> Recent<V> {
 
     /// The value, and how long before `now` it was used last.
     fn get_or_insert_with(&mut self, key: u64, now: Mono, make: impl FnOnce() -> V) -> (Duration, &mut V) {
-        self.make_room();
+        if !self.entries.contains_key(&key) {
+            self.make_room();
+        }
         let now = Used::at(now);
         let (used, value) = self.entries.entry(key).or_insert_with(|| (now, make()));
         (std::mem::replace(used, now).until(now), value)
@@ -276,6 +274,19 @@ mod tests {
         assert!(dropped(&mut correlator, start));
         assert!(dropped(&mut correlator, start + Duration::from_secs(290)));
         assert!(!dropped(&mut correlator, start + Duration::from_secs(301)));
+    }
+
+    #[test]
+    fn what_is_known_needs_no_room() {
+        let mut recent = Recent::default();
+        for n in 0..KEPT as u64 {
+            recent.get_or_insert_with(n, Mono::from_secs(n), || n);
+        }
+        let (_, oldest) = recent.get_or_insert_with(0, Mono::from_secs(9999), || 7);
+        assert_eq!(*oldest, 0);
+        assert_eq!(recent.entries.len(), KEPT);
+        recent.get_or_insert_with(KEPT as u64, Mono::from_secs(9999), || 7);
+        assert!(recent.entries.len() <= KEPT / 2 + 2);
     }
 
     #[test]

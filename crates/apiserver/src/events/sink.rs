@@ -29,18 +29,18 @@ pub(super) async fn run(api: ApiServer, clock: Clock, mut queue: mpsc::Receiver<
     while let Some(event) = queue.recv().await {
         match correlator.correlate(*event, clock.mono()) {
             Correlated::Dropped => {}
-            Correlated::Create { event, key } => record(&api, &clock, &mut correlator, key, event, false).await,
-            Correlated::Repeat { event, key } => record(&api, &clock, &mut correlator, key, event, true).await,
+            Correlated::Create { event, key } => record(&api, &mut correlator, key, event, false).await,
+            Correlated::Repeat { event, key } => record(&api, &mut correlator, key, event, true).await,
         }
     }
 }
 
 /// Until it is there, refused, or tried too often.
-async fn record(api: &ApiServer, clock: &Clock, correlator: &mut Correlator, key: u64, event: Event, known: bool) {
+async fn record(api: &ApiServer, correlator: &mut Correlator, key: u64, event: Event, known: bool) {
     for attempt in 1..=TRIES {
         let result = if known { repeat(api, &event).await } else { create(api, &event).await };
         match result {
-            Ok(stored) => return correlator.stored(key, &stored, clock.mono()),
+            Ok(()) => return,
             // An earlier attempt got through, and only its answer was lost.
             Err(error) if error.is_already_exists() => return,
             Err(error) if !error.is_unreachable() => {
@@ -60,13 +60,13 @@ async fn record(api: &ApiServer, clock: &Clock, correlator: &mut Correlator, key
     correlator.lost(key);
 }
 
-async fn create(api: &ApiServer, event: &Event) -> Result<Event, ApiError> {
+async fn create(api: &ApiServer, event: &Event) -> Result<(), ApiError> {
     let call = Call::create(path::namespaced(text(&event.metadata.namespace), "events"), object(event), event)?;
     send(api, call).await
 }
 
 /// Raises the count of a known event; makes it anew when the server has dropped it (they live an hour).
-async fn repeat(api: &ApiServer, event: &Event) -> Result<Event, ApiError> {
+async fn repeat(api: &ApiServer, event: &Event) -> Result<(), ApiError> {
     let path = path::named(text(&event.metadata.namespace), "events", text(&event.metadata.name));
     let patch = json!({"count": event.count, "lastTimestamp": event.last_timestamp, "message": event.message});
     match send(api, Call::strategic_patch(path, object(event), &patch)?).await {
@@ -75,8 +75,9 @@ async fn repeat(api: &ApiServer, event: &Event) -> Result<Event, ApiError> {
     }
 }
 
-async fn send(api: &ApiServer, call: Call) -> Result<Event, ApiError> {
-    api.ask(call.paid_by(Budget::Events)).await
+/// What it answers is what was sent: nobody reads that.
+async fn send(api: &ApiServer, call: Call) -> Result<(), ApiError> {
+    api.tell(call.paid_by(Budget::Events)).await
 }
 
 fn object(event: &Event) -> String {
