@@ -52,7 +52,8 @@ impl Options {
     fn read(cache: &Cache) -> Result<Self> {
         let args: Vec<String> = std::env::args().skip(1).collect();
         let short = args.first().is_some_and(|a| a == "short");
-        let (rounds, singles, pods, quiet) = if short { (1, 10, vec![20], 10) } else { (3, 50, vec![10, 110], 60) };
+        let (rounds, singles, pods, quiet) =
+            if short { (1, 10, vec![20], 10) } else { (3, 50, vec![10, 110, 250, 500], 60) };
         let mut options = Self {
             agents: Vec::new(),
             parts: PARTS.iter().filter(|part| !short || !LONG.contains(part)).map(|p| (*p).to_owned()).collect(),

@@ -21,7 +21,7 @@ const PLOTS: [Plot; 4] = [
     Plot {
         file: "memory.svg",
         title: "Memory of the agent (MiB)",
-        keys: &["rss-0", "anon-0", "rss-#", "anon-#", "rss-after", "anon-after"],
+        keys: &["rss-0", "anon-0", "rss-#", "anon-#", "rss-after-#", "anon-after-#"],
     },
     Plot {
         file: "cpu.svg",
