@@ -31,9 +31,10 @@ use crate::{
     watcher::Watcher,
 };
 
-const PARTS: [&str; 9] = ["idle", "single", "ended", "readiness", "burst", "restart", "node", "churn", "floor"];
+const PARTS: [&str; 10] =
+    ["idle", "single", "ended", "readiness", "burst", "after", "restart", "node", "churn", "floor"];
 /// Not in the short form.
-const LONG: [&str; 3] = ["readiness", "node", "churn"];
+const LONG: [&str; 4] = ["readiness", "after", "node", "churn"];
 /// The name of the cluster.
 const NAME: &str = "bench";
 
@@ -102,7 +103,7 @@ impl Options {
 }
 
 const USAGE: &str =
-    "bench [short|full] [--only idle,single,ended,readiness,burst,restart,node,churn,floor] [--pods 10,110]
+    "bench [short|full] [--only idle,single,ended,readiness,burst,after,restart,node,churn,floor] [--pods 10,110]
       [--rounds N] [--singles N] [--quiet SECONDS] [--churn PODS] [--write] [--agent NAME=KUBELET]...";
 
 fn agent(text: &str) -> Result<Agent> {

@@ -128,7 +128,7 @@ impl Bench<'_> {
             let names = self.burst(agent, pods).await?;
             self.quiet(agent, pods).await?;
             self.delete_all(agent, &names).await?;
-            if pods >= self.extent.standing() {
+            if wanted("after") && pods >= self.extent.standing() {
                 self.memory_after(agent, pods).await?;
             }
         }
