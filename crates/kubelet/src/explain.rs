@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use host::Clock;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus};
-use pod::{Life, Mono, PodKey};
+use pod::{Life, Mono, PodKey, conditions};
 use pod_workers::{PodView, PodsView};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -153,31 +153,34 @@ fn explain(pod: &PodView, now: Mono) -> String {
 /// What a pod that runs still lacks: containers whose probes have not succeeded, readiness gates.
 fn unready(pod: &PodView) -> Option<&str> {
     let runs = pod.life == Life::Syncing && pod.status.phase.as_deref() == Some("Running");
-    let ready = pod.status.conditions.iter().flatten().find(|c| c.type_ == "Ready")?;
+    let ready = conditions::find(pod.status.conditions.as_ref(), conditions::READY)?;
     ready.message.as_deref().filter(|_| runs && ready.status == "False")
 }
 
 fn container(status: &ContainerStatus) -> String {
-    let ended = |t: &ContainerStateTerminated| {
-        // Of a log, the last line is what it died of.
-        let last_words = t.message.as_deref().and_then(|text| text.lines().last()).map(str::to_owned);
-        let why = [t.reason.clone(), Some(format!("exit code {}", t.exit_code)), last_words];
-        why.into_iter().flatten().collect::<Vec<_>>().join(": ")
-    };
     let state = status.state.clone().unwrap_or_default();
-    let mut out = status.name.clone();
-    if let Some(waiting) = state.waiting {
-        let why: Vec<String> = [waiting.reason, waiting.message].into_iter().flatten().collect();
-        let _ = write!(out, " waiting, {}", why.join(": "));
-    } else if state.running.is_some() {
-        out.push_str(if status.ready { " running" } else { " running, not ready" });
-    } else if let Some(end) = &state.terminated {
-        let _ = write!(out, " ended, {}", ended(end));
-    }
-    if let Some(end) = status.last_state.as_ref().and_then(|last| last.terminated.as_ref()) {
-        let _ = write!(out, "; restarted {} times, ended before with {}", status.restart_count, ended(end));
+    let (word, why) = match (state.waiting, state.running, state.terminated) {
+        (Some(w), ..) => ("waiting", vec![w.reason, w.message]),
+        (_, Some(_), _) => ("running", vec![(!status.ready).then(|| "not ready".to_owned())]),
+        (.., Some(t)) => ("ended", end(&t)),
+        _ => ("unknown", Vec::new()),
+    };
+    let why = joined(why);
+    let mut out = format!("{} {word}{}{why}", status.name, if why.is_empty() { "" } else { ", " });
+    if let Some(last) = status.last_state.as_ref().and_then(|last| last.terminated.as_ref()) {
+        let _ = write!(out, "; restarted {} times, ended before with {}", status.restart_count, joined(end(last)));
     }
     out
+}
+
+fn end(of: &ContainerStateTerminated) -> Vec<Option<String>> {
+    // Of a log, the last line is what it died of.
+    let last_words = of.message.as_deref().and_then(|text| text.lines().last()).map(str::to_owned);
+    vec![of.reason.clone(), Some(format!("exit code {}", of.exit_code)), last_words]
+}
+
+fn joined(texts: Vec<Option<String>>) -> String {
+    texts.into_iter().flatten().collect::<Vec<_>>().join(": ")
 }
 
 fn life(life: &Life) -> &'static str {

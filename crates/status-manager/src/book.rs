@@ -137,7 +137,7 @@ impl Book {
         // A static pod that was put back has a page anew, of which earlier answers say nothing.
         let page = self.pages.get_mut(&job.pod).filter(|page| page.number == job.page)?;
         page.in_flight = false;
-        if page.target().is_none_or(|(uid, _)| uid != job.uid) {
+        if page.target().is_none_or(|(uid, _)| *uid != job.uid) {
             return None; // meanwhile another mirror pod
         }
         match outcome {
@@ -282,20 +282,16 @@ impl Page {
     }
 
     /// UID and name of the API object; none for a static pod without mirror.
-    fn target(&self) -> Option<(PodUid, PodKey)> {
+    fn target(&self) -> Option<(&PodUid, &PodKey)> {
         let pod: &DesiredPod = &self.update.pod;
         if pod.is_static() {
-            return self.mirror.as_ref().map(|m| (m.uid.clone(), m.key.clone()));
+            return self.mirror.as_ref().map(|m| (&m.uid, &m.key));
         }
-        Some((pod.uid.clone(), pod.key.clone()))
-    }
-
-    fn has_target(&self) -> bool {
-        self.mirror.is_some() || !self.update.pod.is_static()
+        Some((&pod.uid, &pod.key))
     }
 
     fn is_unsynced(&self) -> bool {
-        !self.gone && self.synced < self.version && self.has_target()
+        !self.gone && self.synced < self.version && self.target().is_some()
     }
 
     fn not_before(&self) -> Option<Mono> {
@@ -307,7 +303,7 @@ impl Page {
         if self.in_flight || !due || !self.is_unsynced() {
             return None;
         }
-        let (uid, key) = self.target()?;
+        let (uid, key) = self.target().map(|(uid, key)| (uid.clone(), key.clone()))?;
         self.in_flight = true;
         Some(Job {
             pod: self.update.pod.uid.clone(),

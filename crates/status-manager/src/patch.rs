@@ -78,10 +78,9 @@ fn with_foreign_conditions(known: &PodStatus, wanted: &PodStatus) -> PodStatus {
 fn fields(status: &PodStatus) -> Map<String, Value> {
     let Ok(Value::Object(mut fields)) = serde_json::to_value(status) else { return Map::new() };
     for list in ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"] {
-        for container in fields.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            if let Some(container) = container.as_object_mut().filter(|c| c.get("lastState") == Some(&json!({}))) {
-                container.remove("lastState");
-            }
+        let containers = fields.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
+        for container in containers.filter_map(Value::as_object_mut) {
+            container.retain(|name, value| name != "lastState" || *value != json!({}));
         }
     }
     fields

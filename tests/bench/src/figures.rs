@@ -221,8 +221,7 @@ impl Figures {
     pub fn rows(&self, agents: &[&str]) -> Vec<Row> {
         let mut rows = Vec::new();
         for measure in MEASURES {
-            let counts: &[usize] = if measure.key.contains('#') { &self.pods } else { &[0] };
-            for pods in counts {
+            for pods in self.counts(measure.key) {
                 let key = measure.key.replace('#', &pods.to_string());
                 if self.samples.contains_key(&key) {
                     rows.push(self.row(measure, &key, *pods, agents));
@@ -279,18 +278,21 @@ impl Figures {
             let ratio = ratio(&key).filter(|ratio| *ratio > most)?;
             Some(format!("{key}: {ratio:.2} of {}, at most {most}", agents[1]))
         });
-        let happened = |key: &str| self.of(key, agents.first()?)?.iter().copied().reduce(f64::max);
         let happened = NEVER.iter().flat_map(|key| self.each(key)).filter_map(|key| {
-            let times = happened(&key).filter(|times| *times > 0.0)?;
-            Some(format!("{key}: {times}, which may never be"))
+            let times = Spread::of(self.of(&key, agents.first()?)?)?.most;
+            (times > 0.0).then(|| format!("{key}: {times}, which may never be"))
         });
         behind.chain(happened).collect()
     }
 
+    /// The numbers of pods that a key stands for.
+    fn counts(&self, key: &str) -> &[usize] {
+        if key.contains('#') { &self.pods } else { &[0] }
+    }
+
     /// A key of MEASURES, for each number of pods.
     fn each(&self, key: &'static str) -> impl Iterator<Item = String> {
-        let counts: &[usize] = if key.contains('#') { &self.pods } else { &[0] };
-        counts.iter().map(|pods| key.replace('#', &pods.to_string()))
+        self.counts(key).iter().map(|pods| key.replace('#', &pods.to_string()))
     }
 
     /// As Markdown, which reads well on a terminal too.

@@ -37,10 +37,8 @@ pub struct FloorFigures {
 }
 
 impl Floor {
-    pub fn new(socket: &Path, logs: &Path, cgroup: &str, clock: Clock) -> Result<Arc<Self>> {
-        let endpoint = format!("unix://{}", socket.display());
-        let cri = Cri::connect(&endpoint, "", std::time::Duration::from_secs(120)).context("CRI socket")?;
-        Ok(Arc::new(Self { cri, clock, logs: logs.to_owned(), cgroup: format!("/{cgroup}/floor") }))
+    pub fn new(cri: Cri, logs: &Path, cgroup: &str, clock: Clock) -> Arc<Self> {
+        Arc::new(Self { cri, clock, logs: logs.to_owned(), cgroup: format!("/{cgroup}/floor") })
     }
 
     pub async fn measure(self: &Arc<Self>, singles: usize, burst: usize) -> Result<FloorFigures> {

@@ -3,7 +3,7 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use apiserver::TokenFor;
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
@@ -89,14 +89,12 @@ impl Bench<'_> {
         for (key, lean) in [("node-#", false), ("node-lean-#", true)] {
             self.restart_runtime(lean).await?;
             tokio::time::sleep(SETTLE).await;
-            let (node, shims) = (self.node(), proc::shims(&self.node().socket()));
-            let containerd = node.daemons.pid("containerd").context("containerd is gone")?;
-            let pid = self.pid()?;
-            let look = || shims.iter().chain([&pid, &containerd]).map(|pid| proc::cpu(*pid)).sum::<f64>();
-            let (begun, before) = (self.clock.mono(), look());
+            let mut pids = self.runtime()?;
+            pids.push(self.pid()?);
+            let (begun, before) = (self.clock.mono(), proc::cpu_of_all(&pids));
             tokio::time::sleep(self.extent.quiet).await;
             let took = self.clock.mono().since(begun).as_secs_f64();
-            self.figures.add(key, pods, &agent.name, (look() - before) / took * 1e3);
+            self.figures.add(key, pods, &agent.name, (proc::cpu_of_all(&pids) - before) / took * 1e3);
         }
         self.restart_runtime(false).await
     }
@@ -125,7 +123,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    async fn memory_at_rest(&self) -> Result<proc::Memory> {
+    pub(crate) async fn memory_at_rest(&self) -> Result<proc::Memory> {
         tokio::time::sleep(FREED).await;
         proc::memory(self.pid()?)
     }

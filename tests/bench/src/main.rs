@@ -144,7 +144,8 @@ async fn measure(cluster: &Cluster, options: &Options) -> Result<Figures> {
     let node = &cluster.nodes[0];
     let watcher = Watcher::start(&api, &node.options.name, clock).await?;
     let extent = options.extent.clone();
-    let cri = Cri::connect(&format!("unix://{}", node.socket().display()), "", Duration::from_secs(120))?;
+    let endpoint = format!("unix://{}", node.socket().display());
+    let cri = Cri::connect(&endpoint, "", Duration::from_secs(120)).context("CRI socket")?;
     let mut bench = Bench { cluster, api, watcher, clock, extent, figures: Figures::default(), cri };
     bench.stop().await?;
     let names: Vec<&str> = options.agents.iter().map(|agent| agent.name.as_str()).collect();
@@ -170,7 +171,7 @@ async fn measure(cluster: &Cluster, options: &Options) -> Result<Figures> {
 
 async fn measure_floor(bench: &mut Bench<'_>) -> Result<()> {
     let node = &bench.cluster.nodes[0];
-    let floor = Floor::new(&node.socket(), &node.pod_logs(), &node.cgroup(), bench.clock)?;
+    let floor = Floor::new(bench.cri.clone(), &node.pod_logs(), &node.cgroup(), bench.clock);
     let pods = bench.extent.standing();
     let found = floor.measure(bench.extent.singles, pods).await?;
     let mut add = |key: &str, value: f64| bench.figures.add(key, pods, FLOOR, value);

@@ -106,6 +106,17 @@ impl Bench<'_> {
         self.node().daemons.pid("kubelet").context("the kubelet is gone")
     }
 
+    fn containerd(&self) -> Result<u32> {
+        self.node().daemons.pid("containerd").context("containerd is gone")
+    }
+
+    /// containerd and the shims that it has now.
+    pub fn runtime(&self) -> Result<Vec<u32>> {
+        let mut pids = proc::shims(&self.node().socket());
+        pids.push(self.containerd()?);
+        Ok(pids)
+    }
+
     /// All that is asked for, from an empty node to an empty node.
     pub async fn round(&mut self, agent: &Agent, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
         let up = self.start(agent).await?;
@@ -157,8 +168,7 @@ impl Bench<'_> {
     }
 
     async fn memory_after(&mut self, agent: &Agent, pods: usize) -> Result<()> {
-        tokio::time::sleep(FREED).await;
-        let memory = proc::memory(self.pid()?)?;
+        let memory = self.memory_at_rest().await?;
         self.figures.add("rss-after-#", pods, &agent.name, memory.rss);
         self.figures.add("anon-after-#", pods, &agent.name, memory.anonymous);
         Ok(())
@@ -167,8 +177,8 @@ impl Bench<'_> {
     /// The node is made anew: nobody shall take the readiness of the agent before for that of this one.
     async fn start(&self, agent: &Agent) -> Result<Duration> {
         let (kubectl, name) = (self.cluster.kubectl(), self.node().options.name.clone());
-        let remove = ["delete", "node", &name, "--ignore-not-found"].map(str::to_owned);
-        tokio::task::spawn_blocking(move || kubectl.run(&remove.each_ref().map(String::as_str))).await??;
+        let old = name.clone();
+        tokio::task::spawn_blocking(move || kubectl.run(&["delete", "node", &old, "--ignore-not-found"])).await??;
         let mut node = self.api.watch_node(&name);
         let begun = self.clock.mono();
         self.node().start_kubelet(Some(&agent.program), Some(&self.cluster.dir))?;
@@ -194,23 +204,15 @@ impl Bench<'_> {
     async fn warm_up(&self) -> Result<()> {
         let name = self.create("warm", &COMMAND, "Always").await?;
         self.watcher.until_one(&name, "Ready", |s| s.ready.is_some()).await?;
-        self.delete(&name).await?;
-        self.watcher.until_one(&name, "gone", |s| s.gone.is_some()).await?;
-        self.watcher.forget_all();
-        Ok(())
+        self.delete_quietly(&[name]).await
     }
 
     /// A span in which nobody asks for anything.
     async fn quiet(&mut self, agent: &Agent, pods: usize) -> Result<()> {
         tokio::time::sleep(SETTLE).await;
-        let node = self.node();
-        let (pid, shims) = (self.pid()?, proc::shims(&node.socket()));
-        let containerd = node.daemons.pid("containerd").context("containerd is gone")?;
+        let (pid, runtime) = (self.pid()?, self.runtime()?);
         let apiserver = self.cluster.daemons.pid("kube-apiserver").context("the API server is gone")?;
-        let look = || {
-            let runtime = proc::cpu(containerd) + shims.iter().map(|pid| proc::cpu(*pid)).sum::<f64>();
-            Ok::<_, anyhow::Error>([proc::exact_cpu(pid)?, runtime, proc::cpu(apiserver)])
-        };
+        let look = || Ok::<_, anyhow::Error>([proc::exact_cpu(pid)?, proc::cpu_of_all(&runtime), proc::cpu(apiserver)]);
         let calls = self.calls().await?;
         let (begun, before) = (self.clock.mono(), look()?);
         let mut wakeups = proc::Wakeups::of(pid);
@@ -301,7 +303,7 @@ impl Bench<'_> {
     }
 
     async fn burst(&mut self, agent: &Agent, pods: usize) -> Result<Vec<String>> {
-        let containerd = self.node().daemons.pid("containerd").context("containerd is gone")?;
+        let containerd = self.containerd()?;
         let (pid, calls) = (self.pid()?, self.calls().await?);
         let server = |name| self.cluster.daemons.pid(name).with_context(|| format!("{name} is gone"));
         let (apiserver, etcd) = (server("kube-apiserver")?, server("etcd")?);
@@ -403,6 +405,6 @@ impl Bench<'_> {
 }
 
 fn is_ready(node: &core::Node) -> bool {
-    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

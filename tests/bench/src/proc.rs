@@ -28,7 +28,11 @@ pub fn cpu(pid: u32) -> f64 {
     after.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
-/// The same to the nanosecond, for spans in which next to nothing happens.
+pub fn cpu_of_all(pids: &[u32]) -> f64 {
+    pids.iter().map(|pid| cpu(*pid)).sum()
+}
+
+/// That of one, to the nanosecond, for spans in which next to nothing happens.
 pub fn exact_cpu(pid: u32) -> Result<f64> {
     let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid.try_into()?)).context("its CPU clock")?;
     Ok(Duration::from(clock.now().context("its CPU time")?).as_secs_f64())

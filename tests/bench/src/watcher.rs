@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use apiserver::{ApiServer, PodEvent};
 use host::Clock;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use pod::{Mono, PodUid};
+use pod::{Mono, PodUid, conditions};
 use tokio::sync::watch;
 
 /// Ends a measurement that hangs; judges nothing.
@@ -117,7 +117,7 @@ fn applied(pods: &mut HashMap<String, Seen>, pod: &Pod, now: Mono) {
     let seen = pods.entry(name).or_default();
     seen.uid = pod.metadata.uid.clone().unwrap_or_default();
     let status = pod.status.clone().unwrap_or_default();
-    let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+    let ready = conditions::is_true(status.conditions.as_ref(), conditions::READY);
     if ready {
         seen.ready.get_or_insert(now);
     }
